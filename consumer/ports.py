@@ -1,0 +1,207 @@
+"""What the engine sees of the world: adapters on one side, the journal on the other. Protocols and plain values only."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, JsonValue
+
+from schemas.failure import Problem
+from schemas.wpk import ResourceLimits
+
+JsonObject = dict[str, JsonValue]
+Phase = Literal["run", "rollback"]
+Stream = Literal["stdout", "stderr", "agent"]
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------
+
+
+class Unknown(enum.Enum):
+    """The value of a placeholder that can't be known yet (a step's output during validation)."""
+
+    VALUE = enum.auto()
+
+
+UNKNOWN = Unknown.VALUE
+
+
+class Scope(Protocol):
+    """Where placeholders get their values."""
+
+    @property
+    def parameters(self) -> Mapping[str, JsonValue]:
+        """The command's parameters with the package's defaults applied; also the k8s adapter's default targets."""
+        ...
+
+    def lookup(self, expression: str) -> JsonValue | Unknown:
+        """The value of `${expression}`; UNKNOWN where only a later moment tells.
+
+        Raises KeyError with a message for the user where there is no such value.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """One attempt of one step, as its adapter sees it."""
+
+    execution_id: str
+    workflow: str
+    step: str
+    phase: Phase
+    attempt: int
+    """1 for the first."""
+    epoch: int
+    """The owner's epoch: a fencing token for what the step changes outside."""
+    dry_run: bool
+    first_started_at: datetime
+    """When this attempt first began; earlier than now where a new owner repeats an attempt after a crash."""
+    limits: ResourceLimits
+    """The package's `validation.resource_limits`."""
+    log: Callable[[Stream, str], Awaitable[None]]
+    """Publishes one line of output (no newline at its end); waits while the log is full, so that memory is bounded."""
+    capture: Callable[[JsonObject, str], Awaitable[None]]
+    """`await capture(record, summary)` makes durable what `undo` will need, *before* the change is made.
+
+    The summary goes into the trail, the record only into the state. Called at most once an attempt; a later attempt
+    of the same step keeps the first attempt's record: it holds the state before the step changed anything.
+    """
+    captured: JsonObject | None = None
+    """The record an earlier attempt of this step captured, if any."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of the step, different for every other: `execution/phase/step`."""
+        return f"{self.execution_id}/{self.phase}/{self.step}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a step would do (dry run). `detail` is its output in the dry run's events; secrets are masked later."""
+
+    summary: str
+    """One line for a human: `scale deployment payments/api from 3 to 5`."""
+    changes: bool
+    """Whether it would change anything outside."""
+    detail: JsonObject = field(default_factory=dict)
+
+
+class Action(Protocol):
+    """A step's configuration with all values in place, ready to be planned or run. Holds no resource."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an attempt whose outcome a crash left unknown may simply be made again."""
+        ...
+
+    async def plan(self, step: StepContext) -> Plan:
+        """What `run` would do. Changes nothing outside. Raises StepError where it can't be known or would fail."""
+        ...
+
+    async def run(self, step: StepContext) -> JsonObject:
+        """Does it, and gives the step's output. Raises StepError. Cancellation ends all it started, then re-raises.
+
+        There is no timeout inside: the step runner cancels when the attempt's time is over.
+        """
+        ...
+
+
+class Adapter(Protocol):
+    """One kind of step. Built once by `build(settings)`, shared by all executions, closed by its owner."""
+
+    @property
+    def name(self) -> str:
+        """The handler's `type`."""
+        ...
+
+    @property
+    def config_model(self) -> type[BaseModel]:
+        """The model of `config`, for the exported schema."""
+        ...
+
+    def check(self, config: JsonObject, scope: Scope) -> Sequence[Problem]:
+        """All that is wrong with `config`, without I/O; paths are inside `config`. Values may be UNKNOWN."""
+        ...
+
+    def prepare(self, config: JsonObject, scope: Scope) -> Action:
+        """The action for this configuration. No I/O. Raises ConfigError; no value is UNKNOWN here."""
+        ...
+
+    async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
+        """What `undo` would do with that record."""
+        ...
+
+    async def undo(self, record: JsonObject, step: StepContext) -> JsonObject:
+        """Restores what `capture` recorded; gives what it did and what it could not restore. Repeatable. Raises StepError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends what the adapter opened."""
+        ...
+
+
+# --- journal ----------------------------------------------------------------------------------------------------
+
+
+class Topic(enum.StrEnum):
+    """The output topics, by role; the journal knows their names and sends to its own partition number."""
+
+    PROGRESS = "events.progress"
+    LOGS = "events.logs"
+    RESULTS = "events.results"
+    STATE = "state"
+    DEAD_LETTER = "dead-letter"
+
+
+class CommandTopic(enum.StrEnum):
+    """The topics that commands come on, by role."""
+
+    EXECUTE = "commands.execute"
+    ROLLBACK = "commands.rollback"
+    CONTROL = "commands.control"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to be written. Of STATE records with the same key in one batch only the last is written."""
+
+    topic: Topic
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Journal(Protocol):
+    """The one writer of a partition number's output topics. Dies once and for ever; a successor is a new object."""
+
+    @property
+    def partition(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """Rises with every change of owner (the offset of the owner's claim record)."""
+        ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
+        """Queues the records (and the next offsets to be consumed) at once, in call order; awaiting it waits until durable.
+
+        All of one call become visible together (exactly_once). Raises OwnershipLost: then the outcome is unknown.
+        Cancelling the wait does not take the records back.
+        """
+        ...
+
+    async def may_act(self) -> None:
+        """Returns while the owner may begin effects; waits out a hold (rebalance). Raises OwnershipLost."""
+        ...
+
+    async def backlog(self) -> None:
+        """Waits while more is queued than is good for memory. Raises OwnershipLost."""
+        ...

@@ -1,0 +1,1 @@
+"""The wire contracts: packages, commands, events and the state of an execution. Pure; imports nothing of consumer."""
