@@ -190,9 +190,7 @@ class Journal(Protocol):
     @property
     def alive(self) -> bool: ...
 
-    def append(
-        self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None
-    ) -> Awaitable[None]:
+    def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
         """Queues the records (and the next offsets to be consumed) at once, in call order; awaiting it waits until durable.
 
         All of one call become visible together (exactly_once). Raises OwnershipLost: then the outcome is unknown.

@@ -12,15 +12,11 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str = Field(
-        description="Where it is: `spec.handlers[2].config.replicas`; empty for the whole document."
-    )
+    path: str = Field(description="Where it is: `spec.handlers[2].config.replicas`; empty for the whole document.")
     message: str = Field(description="What is wrong, with the value, and the remedy.")
     severity: Literal["error", "warning"] = "error"
     line: int | None = Field(default=None, description="Line in the YAML text (1-based), where it is known.")
-    column: int | None = Field(
-        default=None, description="Column in the YAML text (1-based), where it is known."
-    )
+    column: int | None = Field(default=None, description="Column in the YAML text (1-based), where it is known.")
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message

@@ -35,9 +35,7 @@ def parse_duration(value: object) -> float:
         raise ValueError(f"{value!r} is no duration; write 500ms, 30s, 5m or 1h30m")  # noqa: TRY004 - pydantic wants it
     seconds = float(value) if isinstance(value, int | float) else _seconds_of_text(value.strip())
     if not 0 <= seconds <= MAX_DURATION_SECONDS:
-        raise ValueError(
-            f"{value!r} is out of range; a duration lies between 0s and {MAX_DURATION_SECONDS:.0f}s"
-        )
+        raise ValueError(f"{value!r} is out of range; a duration lies between 0s and {MAX_DURATION_SECONDS:.0f}s")
     return seconds
 
 
@@ -74,9 +72,7 @@ _SUFFIX = {
 def parse_quantity(value: object) -> Decimal:
     """The number a Kubernetes quantity stands for (`100m`, `128Mi`, `1e3`). Raises ValueError with the remedy."""
     match = (
-        _QUANTITY.match(str(value))
-        if isinstance(value, int | float | str) and not isinstance(value, bool)
-        else None
+        _QUANTITY.match(str(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     )
     if match is None:
         raise ValueError(f"{value!r} is no quantity; write it as Kubernetes does: 100m, 2, 128Mi or 1Gi")

@@ -19,9 +19,7 @@ from schemas.scalars import DnsLabel, Duration, Moment, Quantity, SemVer, StepNa
 class PackageModel(BaseModel):
     """Base of the package's parts: unknown fields are kept."""
 
-    model_config = ConfigDict(
-        extra="allow", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
 
 class Metadata(PackageModel):
