@@ -1,4 +1,4 @@
-"""What the engine sees of the world: adapters on one side, the journal on the other. Protocols and plain values only."""
+"""What the engine sees of the world: adapters on one side, the journal on the other. Protocols and values only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,26 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, JsonValue
 
+from consumer.workflow.scope import UNKNOWN, Scope, Unknown
 from schemas.failure import Problem
 from schemas.wpk import ResourceLimits
+
+__all__ = [
+    "UNKNOWN",
+    "Action",
+    "Adapter",
+    "CommandTopic",
+    "Journal",
+    "JsonObject",
+    "Phase",
+    "Plan",
+    "Record",
+    "Scope",
+    "StepContext",
+    "Stream",
+    "Topic",
+    "Unknown",
+]
 
 JsonObject = dict[str, JsonValue]
 Phase = Literal["run", "rollback"]
@@ -19,31 +37,6 @@ Stream = Literal["stdout", "stderr", "agent"]
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------
-
-
-class Unknown(enum.Enum):
-    """The value of a placeholder that can't be known yet (a step's output during validation)."""
-
-    VALUE = enum.auto()
-
-
-UNKNOWN = Unknown.VALUE
-
-
-class Scope(Protocol):
-    """Where placeholders get their values."""
-
-    @property
-    def parameters(self) -> Mapping[str, JsonValue]:
-        """The command's parameters with the package's defaults applied; also the k8s adapter's default targets."""
-        ...
-
-    def lookup(self, expression: str) -> JsonValue | Unknown:
-        """The value of `${expression}`; UNKNOWN where only a later moment tells.
-
-        Raises KeyError with a message for the user where there is no such value.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +130,7 @@ class Adapter(Protocol):
         ...
 
     async def undo(self, record: JsonObject, step: StepContext) -> JsonObject:
-        """Restores what `capture` recorded; gives what it did and what it could not restore. Repeatable. Raises StepError."""
+        """Restores what `capture` recorded; gives what it did and could not restore. Repeatable. Raises StepError."""
         ...
 
     async def aclose(self) -> None:
@@ -191,7 +184,7 @@ class Journal(Protocol):
     def alive(self) -> bool: ...
 
     def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
-        """Queues the records (and the next offsets to be consumed) at once, in call order; awaiting it waits until durable.
+        """Queues the records (and the next offsets to be consumed) at once, in call order; awaiting waits until durable.
 
         All of one call become visible together (exactly_once). Raises OwnershipLost: then the outcome is unknown.
         Cancelling the wait does not take the records back.
