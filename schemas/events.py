@@ -179,10 +179,20 @@ class ExecutionApproved(ExecutionEvent):
     source: Source | None = None
 
 
+class PlannedStep(BaseModel):
+    """A step that is to run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    adapter: str
+    needs: tuple[str, ...] = ()
+
+
 class ExecutionStarted(ExecutionEvent):
     name: ClassVar[str] = "execution.started"
     status: Status = Status.RUNNING
-    steps: tuple[str, ...] = ()
+    steps: tuple[PlannedStep, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
 
@@ -203,6 +213,7 @@ class ExecutionCancelling(ExecutionEvent):
     cause: CancelCause
     requested_by: str | None = None
     reason: str | None = None
+    rollback_dry_run: bool = False
     source: Source | None = None
 
 
@@ -210,8 +221,9 @@ class ExecutionRollingBack(ExecutionEvent):
     name: ClassVar[str] = "execution.rolling_back"
     status: Status = Status.ROLLING_BACK
     trigger: Literal["automatic", "command"]
-    mode: Literal["handlers", "compensation"] | None = None
-    """How: by the package's own handlers, or by the undo records in reverse order. None: only asked for so far."""
+    mode: Literal["handlers", "compensation"]
+    """How: by the package's own handlers, or by the undo records in reverse order."""
+    steps: tuple[PlannedStep, ...] = ()
     requested_by: str | None = None
     reason: str | None = None
     force: bool = False
