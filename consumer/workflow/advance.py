@@ -1,0 +1,239 @@
+"""What happens next in an execution that has been prepared: steps to start or to stop, a time to wait for, an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from consumer.workflow import answers, attempts, program
+from consumer.workflow.program import Program
+from schemas import events
+from schemas.events import EventData, JsonObject, Status
+from schemas.execution import ExecutionState, StepState, StepStatus
+from schemas.failure import Failure, Problem
+from schemas.wpk import WorkflowPackage
+
+_WAITING_STATUSES = (Status.PENDING, Status.AWAITING_APPROVAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do now. Where there are drafts, make them durable and decide again; only then act on the rest."""
+
+    drafts: list[EventData] = field(default_factory=list)
+    start: tuple[str, ...] = ()
+    """Steps whose next attempt may begin."""
+    stop: tuple[str, ...] = ()
+    """Running steps that are to be stopped."""
+    wake_at: datetime | None = None
+    """When to decide again even if nothing happens."""
+    complete: bool = False
+    """The run's steps are all done: `completion` gives the result, with the outputs."""
+
+
+def advance(state: ExecutionState, package: WorkflowPackage, steps: Program, now: datetime) -> Decision:
+    """What is next. `steps` is the program of the phase the state is in. Asking again changes nothing."""
+    if state.status in _WAITING_STATUSES:
+        return _waiting(state, now)
+    if state.status is Status.RUNNING:
+        return _running(state, package, steps, now)
+    if state.status is Status.ROLLING_BACK:
+        return _rolling_back(state, steps, now)
+    if state.rollback_follows:  # its announcement became durable without its beginning
+        return Decision(drafts=[answers.rolling_back(state, package, trigger="automatic")])
+    return Decision()
+
+
+def _waiting(state: ExecutionState, now: datetime) -> Decision:
+    if state.deadline is not None and now >= state.deadline:
+        failure = Failure(type="deadline", message="its deadline passed before it began")
+        return Decision(drafts=[_failed(state, failure, now)])
+    expires = state.approval_expires_at if state.status is Status.AWAITING_APPROVAL else None
+    if expires is not None and now >= expires:
+        problem = Problem(path="approval", message="nobody approved it in time; submit it again under a new id")
+        return Decision(drafts=[answers.rejection(state, [problem], now=now, code="approval_expired")])
+    return Decision(wake_at=_earliest(state.deadline, expires))
+
+
+def _running(state: ExecutionState, package: WorkflowPackage, steps: Program, now: datetime) -> Decision:
+    if state.cancel is None and state.deadline is not None and now >= state.deadline:
+        return Decision(drafts=[events.ExecutionCancelling(cause="deadline", reason="its deadline passed")])
+    running = tuple(name for name, step in state.steps.items() if step.status is StepStatus.RUNNING)
+    if attempts.stopping(state, "run"):
+        cancelled = _cancel_retrying(state.steps, "the execution is being stopped", dry_run=state.dry_run)
+        if cancelled:
+            return Decision(drafts=cancelled)
+        if running:
+            stop = running if state.cancel is not None else ()
+            return Decision(stop=stop, wake_at=state.deadline if state.cancel is None else None)
+        return Decision(drafts=_end(state, package, now))
+    if all(step.status.settled for step in state.steps.values()):
+        return Decision(complete=True)
+    return _next_steps(state, state.steps, steps, now, state.deadline)
+
+
+def _rolling_back(state: ExecutionState, steps: Program, now: datetime) -> Decision:
+    known = state.rollback_steps
+    dry = attempts.is_dry(state, "rollback")
+    failed = [step for step in known.values() if step.status is StepStatus.FAILED]
+    stopped = any(not step.continued for step in failed)
+    if stopped:
+        cancelled = _cancel_retrying(known, "the rollback is being stopped", dry_run=dry)
+        if cancelled:
+            return Decision(drafts=cancelled)
+        if any(step.status is StepStatus.RUNNING for step in known.values()):
+            return Decision()
+    elif not all(step.status.settled for step in known.values()):
+        return _next_steps(state, known, steps, now, None)
+    fields = answers.result_fields(state, now)
+    outcome = {"dry_run": dry, "outputs": state.outputs}
+    # Where there is nothing but undo records, every one that could not be applied leaves something changed.
+    bad = failed if steps.mode == "compensation" else [step for step in failed if not step.continued]
+    if not bad:
+        return Decision(
+            drafts=[
+                events.ExecutionRolledBack(
+                    **fields, **outcome, error=state.error, error_message=state.error.message if state.error else None
+                )
+            ]
+        )
+    first = bad[0].error or Failure(type="rollback_failed", message="a step of the rollback failed")
+    message = f"the rollback could not finish: {bad[0].step}: {first.message}"
+    failure = Failure(type=first.type, message=message, step=bad[0].step)
+    return Decision(drafts=[events.ExecutionRollbackFailed(**fields, **outcome, error=failure, error_message=message)])
+
+
+def _cancel_retrying(known: dict[str, StepState], reason: str, *, dry_run: bool) -> list[EventData]:
+    return [
+        events.StepCancelled(
+            step=step.step,
+            adapter=step.adapter,
+            phase=step.phase,
+            attempt=step.attempt,
+            started_at=step.started_at,
+            duration=step.duration,
+            reason=reason,
+            dry_run=dry_run,
+        )
+        for step in known.values()
+        if step.status is StepStatus.RETRYING
+    ]
+
+
+def _next_steps(
+    state: ExecutionState, known: dict[str, StepState], steps: Program, now: datetime, deadline: datetime | None
+) -> Decision:
+    phase = steps.phase
+    start: list[str] = []
+    drafts: list[EventData] = []
+    wake = deadline
+    for name, step in known.items():
+        if step.status is StepStatus.RETRYING:
+            if step.retry_at is None or now >= step.retry_at:
+                start.append(name)
+            else:
+                wake = _earliest(wake, step.retry_at)
+        elif step.status is StepStatus.PENDING:
+            if steps.sequential:
+                start.append(name)
+            else:
+                missed = _missed_need(known, step)
+                if missed is not None:
+                    drafts += attempts.skip(state, steps.handlers[name], phase, missed)
+                elif all(known[need].status is StepStatus.SUCCEEDED for need in step.needs):
+                    start.append(name)
+        if steps.sequential and not step.status.settled:
+            break
+    return Decision(drafts=drafts, start=() if drafts else tuple(start), wake_at=wake)
+
+
+def _missed_need(known: dict[str, StepState], step: StepState) -> str | None:
+    for need in step.needs:
+        if known[need].status.settled and known[need].status is not StepStatus.SUCCEEDED:
+            return f"it needs {need}, which {_fate(known[need])}"
+    return None
+
+
+def _fate(step: StepState) -> str:
+    return {StepStatus.SKIPPED: "was skipped", StepStatus.CANCELLED: "was cancelled"}.get(step.status, "failed")
+
+
+def completion(state: ExecutionState, outputs: JsonObject, now: datetime) -> events.ExecutionCompleted:
+    """The result of a run whose steps are all done."""
+    return events.ExecutionCompleted(**answers.result_fields(state, now), outputs=outputs)
+
+
+def _end(state: ExecutionState, package: WorkflowPackage, now: datetime) -> list[EventData]:
+    """The run ends without being complete; its rollback begins in the same moment where there is one."""
+    cancel = state.cancel
+    forced = cancel is not None and cancel.cause == "rollback"
+    follows = forced or program.rolls_back_by_itself(package, state)
+    drafts: list[EventData] = []
+    if cancel is not None and cancel.cause != "deadline":
+        by = f" by {cancel.requested_by}" if cancel.requested_by else ""
+        failure = Failure(type="cancelled", message=f"cancelled{by}" + (f": {cancel.reason}" if cancel.reason else ""))
+        drafts.append(
+            events.ExecutionCancelled(
+                **answers.result_fields(state, now),
+                cancelled_by=cancel.requested_by,
+                reason=cancel.reason,
+                error=failure,
+                error_message=failure.message,
+                rollback_follows=follows,
+            )
+        )
+    else:
+        drafts.append(_failed(state, _cause(state), now, follows=follows))
+    if follows:
+        drafts.append(
+            answers.rolling_back(
+                state,
+                package,
+                trigger="command" if forced else "automatic",
+                requested_by=cancel.requested_by if cancel and forced else None,
+                reason=cancel.reason if cancel and forced else None,
+                dry_run=cancel.rollback_dry_run if cancel and forced else False,
+            )
+        )
+    return drafts
+
+
+def _cause(state: ExecutionState) -> Failure:
+    if state.cancel is not None:
+        return Failure(type="deadline", message="its deadline passed while it ran")
+    first = next(s for s in state.steps.values() if s.status is StepStatus.FAILED and not s.continued)
+    error = first.error or Failure(type="failed", message="it failed")
+    return error.model_copy(update={"message": f"{first.step}: {error.message}", "step": first.step})
+
+
+def _failed(state: ExecutionState, failure: Failure, now: datetime, *, follows: bool = False) -> events.ExecutionFailed:
+    return events.ExecutionFailed(
+        **answers.result_fields(state, now), error=failure, error_message=failure.message, rollback_follows=follows
+    )
+
+
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def progress(draft: EventData, state: ExecutionState) -> EventData:
+    """The draft with the counts that a status line shows, as they are after the event."""
+    if isinstance(draft, events.StepEvent):
+        known = state.phase_steps(draft.phase)
+        done = sum(s.status in (StepStatus.SUCCEEDED, StepStatus.SKIPPED) or s.continued for s in known.values())
+        if isinstance(draft, events.StepSucceeded | events.StepSkipped) or (
+            isinstance(draft, events.StepFailed) and draft.continued
+        ):
+            done += 1
+        return draft.model_copy(update={"total_steps": len(known), "steps_completed": done})
+    if isinstance(draft, events.ExecutionEvent) and not isinstance(
+        draft, events.ExecutionStarted | events.ExecutionRollingBack | events.ExecutionResult
+    ):
+        return draft.model_copy(
+            update={
+                "total_steps": state.total_steps,
+                "steps_completed": state.steps_completed,
+                "current_step": state.current_step,
+            }
+        )
+    return draft

@@ -1,0 +1,328 @@
+"""What a command leads to, given the state of the execution that it names: the events that answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+
+from consumer.workflow import program
+from schemas import events
+from schemas.canonical import digest
+from schemas.commands import Command, CommandKind, ControlCommand, ExecuteCommand, RollbackCommand
+from schemas.events import EventData, Source, Status
+from schemas.execution import ExecutionState
+from schemas.failure import Failure, Problem
+from schemas.wpk import WorkflowPackage
+
+Drafts = list[EventData]
+
+
+def execute(
+    state: ExecutionState | None,
+    command: ExecuteCommand,
+    *,
+    source: Source,
+    now: datetime,
+    traceparent: str | None = None,
+) -> Drafts:
+    """Accepted; or a duplicate (same id, same content); or refused (same id, other content)."""
+    wanted = command.content_digest()
+    if state is None or state.status is None:
+        return [_accepted(command, wanted, source, now, traceparent)]
+    if state.command_digest == wanted:
+        return [
+            events.CommandDuplicate(
+                command="execute", status=state.status, requested_by=command.requested_by, source=source
+            )
+        ]
+    message = (
+        f"execution {state.execution_id} was already accepted with other content and is {state.status}; "
+        "an id names one request for ever: send this one under a new execution_id"
+    )
+    return refuse(state, command, [Problem(path="execution_id", message=message)], source=source, now=now)
+
+
+def _accepted(
+    command: ExecuteCommand, wanted: str, source: Source, now: datetime, traceparent: str | None
+) -> events.ExecutionAccepted:
+    package = command.wpk_content if isinstance(command.wpk_content, dict) else None
+    name = package_name(package) or (command.workflow_id or "").rpartition("-")[0] or None
+    limits = [command.deadline] if command.deadline else []
+    if command.timeout is not None:
+        limits.append(now + timedelta(seconds=command.timeout))
+    return events.ExecutionAccepted(
+        workflow_id=command.workflow_id,
+        workflow_name=name,
+        dry_run=command.dry_run,
+        command=command.model_dump(mode="json", exclude_none=True),
+        command_digest=wanted,
+        wpk_digest=digest(package) if package is not None else None,
+        requested_by=command.requested_by,
+        labels=command.labels,
+        deadline=min(limits) if limits else None,
+        source=source,
+        traceparent=traceparent,
+    )
+
+
+def package_name(package: dict[str, JsonValue] | None) -> str | None:
+    """The workflow's name in a package that need not be valid."""
+    metadata = package.get("metadata") if package else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def refuse(
+    state: ExecutionState | None,
+    command: Command | None,
+    problems: Sequence[Problem],
+    *,
+    source: Source | None,
+    now: datetime,
+) -> Drafts:
+    """The command is not carried out, and why; with a result, so that whoever waits for one gets it.
+
+    Where the id was unknown and the command an execute, this is the execution's own end. Else the result names the
+    command that it answers, and the execution stands as it was.
+    """
+    kind = command.kind if command else "execute"
+    own_end = kind == "execute" and (state is None or state.status is None)
+    errors = tuple(problems)
+    requested_by = command.requested_by if command else None
+    return [
+        events.CommandRejected(
+            command=kind,
+            action=command.action if isinstance(command, ControlCommand) else None,
+            errors=errors,
+            requested_by=requested_by,
+            source=source,
+        ),
+        rejection(state, errors, now=now, command=None if own_end else kind, requested_by=requested_by),
+    ]
+
+
+def rejection(
+    state: ExecutionState | None,
+    errors: Sequence[Problem],
+    *,
+    now: datetime,
+    command: CommandKind | None = None,
+    requested_by: str | None = None,
+    code: str = "rejected",
+) -> events.ExecutionRejected:
+    """The result with status `rejected`."""
+    message = "; ".join(str(error) for error in errors)
+    return events.ExecutionRejected(
+        workflow_name=state.workflow_name if state else None,
+        completed_at=now,
+        error=Failure(type=code, message=message),
+        error_message=message,
+        errors=tuple(errors),
+        command=command,
+        requested_by=requested_by or (state.requested_by if state else None),
+        approved_by=state.approved_by if state else None,
+        wpk_digest=state.wpk_digest if state else None,
+    )
+
+
+def _unknown(execution_id: str) -> Problem:
+    return Problem(
+        path="execution_id",
+        message=f"execution {execution_id} is not known on this partition: it never existed, its retention has passed, "
+        "or the command went to another partition than its execute command "
+        "(use the execution_id as key and murmur2, the Java client's default partitioner)",
+    )
+
+
+def control(state: ExecutionState | None, command: ControlCommand, *, source: Source, now: datetime) -> Drafts:
+    """Approve, reject or cancel."""
+    if state is None or state.status is None:
+        return refuse(state, command, [_unknown(command.execution_id)], source=source, now=now)
+    answer = {"approve": _approve, "reject": _reject, "cancel": _cancel}[command.action](state, command, source, now)
+    if isinstance(answer, str):
+        return refuse(state, command, [Problem(path="action", message=answer)], source=source, now=now)
+    return answer
+
+
+def _approve(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
+    if state.approved_by is not None:
+        return [_duplicate(state, command, source)]
+    if state.status is not Status.AWAITING_APPROVAL:
+        return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
+    if command.requested_by is None:
+        return "an approval must say by whom it is: give requested_by"
+    if command.requested_by == state.requested_by:
+        return f"{command.requested_by} asked for this execution and can't approve it; somebody else must"
+    if state.approval_expires_at is not None and now >= state.approval_expires_at:
+        return "the time for an approval is over"
+    return [events.ExecutionApproved(approved_by=command.requested_by, reason=command.reason, source=source)]
+
+
+def _duplicate(state: ExecutionState, command: ControlCommand, source: Source) -> events.CommandDuplicate:
+    return events.CommandDuplicate(
+        command="control",
+        action=command.action,
+        status=state.status,
+        requested_by=command.requested_by,
+        source=source,
+    )
+
+
+def _reject(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
+    if state.status is not Status.AWAITING_APPROVAL:
+        return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
+    who = command.requested_by or "somebody who gave no name"
+    why = f": {command.reason}" if command.reason else ""
+    problem = Problem(path="approval", message=f"rejected by {who}{why}")
+    return [rejection(state, [problem], now=now, code="approval_rejected")]
+
+
+def _cancel(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
+    if state.cancel is not None and not state.over:
+        return [_duplicate(state, command, source)]
+    if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
+        return [
+            events.ExecutionCancelled(
+                **result_fields(state, now),
+                cancelled_by=command.requested_by,
+                reason=command.reason,
+                error=Failure(type="cancelled", message="cancelled before it began"),
+                error_message="cancelled before it began",
+            )
+        ]
+    if state.status is Status.RUNNING:
+        return [
+            events.ExecutionCancelling(
+                cause="command", requested_by=command.requested_by, reason=command.reason, source=source
+            )
+        ]
+    if state.status is Status.ROLLING_BACK or state.rollback_follows:
+        return "the rollback runs; it can't be cancelled, or the target would stay half changed"
+    return f"execution {state.execution_id} has ended: it is {state.status}"
+
+
+def rollback(
+    state: ExecutionState | None,
+    command: RollbackCommand,
+    package: WorkflowPackage | None,
+    *,
+    source: Source,
+    now: datetime,
+) -> Drafts:
+    """Undo what ended; with `force` also what runs."""
+    if state is None or state.status is None:
+        return refuse(state, command, [_unknown(command.execution_id)], source=source, now=now)
+    reason = _why_not(state, command, package)
+    if reason is not None or package is None:
+        problem = Problem(path="execution_id", message=reason or "its package can't be read")
+        return refuse(state, command, [problem], source=source, now=now)
+    if state.status is Status.RUNNING:
+        return [
+            events.ExecutionCancelling(
+                cause="rollback",
+                requested_by=command.requested_by,
+                reason=command.reason,
+                rollback_dry_run=command.dry_run,
+                source=source,
+            )
+        ]
+    return [
+        rolling_back(
+            state,
+            package,
+            trigger="command",
+            requested_by=command.requested_by,
+            reason=command.reason,
+            dry_run=command.dry_run,
+            source=source,
+        )
+    ]
+
+
+def _why_not(state: ExecutionState, command: RollbackCommand, package: WorkflowPackage | None) -> str | None:
+    name, status = f"execution {state.execution_id}", state.status
+    spec = package.spec if package else None
+    means = bool(state.undo or (spec and spec.rollback.handlers))
+    unstarted = (Status.PENDING, Status.AWAITING_APPROVAL, Status.REJECTED)
+    reasons = (
+        (
+            state.dry_run or state.validate_only,
+            f"{name} was a dry run: it changed nothing, so there is nothing to undo",
+        ),
+        (status is Status.ROLLING_BACK or state.rollback_follows, f"{name} is being rolled back already"),
+        (status is Status.ROLLED_BACK, f"{name} was rolled back already"),
+        (status in unstarted, f"{name} is {status}: nothing of it ran, so there is nothing to undo"),
+        (
+            status is Status.ROLLBACK_FAILED and not command.force,
+            f"the rollback of {name} failed; to try it again send the command with force",
+        ),
+        (
+            status is Status.RUNNING and not command.force,
+            f"{name} still runs; cancel it first, or send the command with force, which cancels it",
+        ),
+        (
+            spec is not None and not spec.safety.rollback_enabled and not command.force,
+            "the package forbids it (spec.safety.rollback_enabled is false); force overrides that",
+        ),
+        (
+            status is not Status.RUNNING and not means,
+            f"{name} left no undo records and its package has no rollback handlers: there is nothing to undo with",
+        ),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+def rolling_back(
+    state: ExecutionState,
+    package: WorkflowPackage,
+    *,
+    trigger: str,
+    requested_by: str | None = None,
+    reason: str | None = None,
+    dry_run: bool = False,
+    source: Source | None = None,
+) -> events.ExecutionRollingBack:
+    """The event that begins a rollback."""
+    how = program.rollback_program(package, state)
+    return events.ExecutionRollingBack(
+        trigger="command" if trigger == "command" else "automatic",
+        mode=how.mode,
+        steps=how.planned(),
+        total_steps=len(how.handlers),
+        requested_by=requested_by,
+        reason=reason,
+        dry_run=dry_run,
+        source=source,
+    )
+
+
+def result_fields(state: ExecutionState, now: datetime) -> dict[str, object]:
+    """What every result says of the execution."""
+    begin = state.started_at or state.accepted_at
+    reports = tuple(
+        events.StepReport(
+            step=step.step,
+            phase=step.phase,
+            adapter=step.adapter,
+            status=step.status,
+            attempts=step.attempt,
+            duration=step.duration,
+            error=step.error,
+        )
+        for steps in (state.steps, state.rollback_steps)
+        for step in steps.values()
+    )
+    return {
+        "workflow_name": state.workflow_name,
+        "started_at": state.started_at,
+        "completed_at": now,
+        "duration": round((now - begin).total_seconds(), 3) if begin else None,
+        "steps": reports,
+        "wpk_digest": state.wpk_digest,
+        "requested_by": state.requested_by,
+        "approved_by": state.approved_by,
+        "total_steps": state.total_steps,
+        "steps_completed": state.steps_completed,
+    }

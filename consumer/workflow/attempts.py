@@ -1,0 +1,203 @@
+"""What happens to a step: its attempts begin, end, are made again, or are found without an end after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+
+from consumer.workflow import retry
+from schemas import events
+from schemas.events import EventData, Phase
+from schemas.execution import ExecutionState, StepState, StepStatus
+from schemas.failure import Failure
+from schemas.wpk import Handler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """The attempt did what it should."""
+
+    output: JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The attempt failed; `delay` (seconds) is the shortest pause the other side asks for."""
+
+    failure: Failure
+    output: JsonValue = None
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The attempt was stopped because the execution is cancelled."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | Stopped
+
+
+def stopping(state: ExecutionState, phase: Phase) -> bool:
+    """Whether no further attempt of that phase may begin."""
+    if phase == "run" and state.cancel is not None:
+        return True
+    return any(s.status is StepStatus.FAILED and not s.continued for s in state.phase_steps(phase).values())
+
+
+def start(state: ExecutionState, handler: Handler, phase: Phase, now: datetime) -> list[EventData]:
+    """The next attempt begins; none where the step may not start now.
+
+    A step that is already running is one in doubt that is repeated: the same attempt, begun when it first began.
+    """
+    step = state.phase_steps(phase).get(handler.name)
+    if step is None or step.status.settled:
+        return []
+    attempt, begun = step.attempt + 1, now
+    if step.status is StepStatus.RUNNING:
+        attempt, begun = step.attempt, step.started_at or now
+    elif stopping(state, phase):
+        return []
+    return [
+        events.StepStarted(
+            step=handler.name,
+            adapter=handler.type,
+            phase=phase,
+            attempt=attempt,
+            started_at=begun,
+            dry_run=is_dry(state, phase),
+        )
+    ]
+
+
+def is_dry(state: ExecutionState, phase: Phase) -> bool:
+    """Whether nothing may change in that phase."""
+    return state.dry_run or (phase == "rollback" and state.rollback is not None and state.rollback.dry_run)
+
+
+def end(
+    state: ExecutionState, handler: Handler, phase: Phase, attempt: int, outcome: Outcome, *, now: datetime, draw: float
+) -> list[EventData]:
+    """What an attempt's outcome leads to. A stale outcome (another attempt, a step that does not run) leads to nothing.
+
+    `draw` in [0, 1) is the jitter's share of the backoff.
+    """
+    step = state.phase_steps(phase).get(handler.name)
+    if step is None or step.status is not StepStatus.RUNNING or step.attempt != attempt:
+        return []
+    began = step.started_at or now
+    duration = max(0.0, round((now - began).total_seconds(), 3))
+    same = {"step": handler.name, "adapter": handler.type, "phase": phase, "attempt": attempt}
+    dry = {"dry_run": is_dry(state, phase)}
+    match outcome:
+        case Succeeded(output=output):
+            return [events.StepSucceeded(**same, **dry, started_at=began, duration=duration, output=output)]
+        case Stopped(reason=reason):
+            return [events.StepCancelled(**same, **dry, started_at=began, duration=duration, reason=reason)]
+        case Failed(failure=failure, output=output, delay=delay):
+            failure = failure.model_copy(update={"step": handler.name})
+            if failure.retryable and attempt < handler.retry.max_attempts and not stopping(state, phase):
+                pause = retry.backoff(handler.retry, attempt, draw, delay or 0.0)
+                return [
+                    events.StepRetrying(
+                        **same,
+                        **dry,
+                        error=failure,
+                        output=output,
+                        duration=duration,
+                        retry_at=now + timedelta(milliseconds=round(pause * 1000)),
+                    )
+                ]
+            return [
+                events.StepFailed(
+                    **same,
+                    **dry,
+                    started_at=began,
+                    duration=duration,
+                    error=failure,
+                    output=output,
+                    continued=handler.on_failure == "continue",
+                )
+            ]
+
+
+def skip(state: ExecutionState, handler: Handler, phase: Phase, reason: str) -> list[EventData]:
+    """The step is not run, and why."""
+    step = state.phase_steps(phase).get(handler.name)
+    if step is None or step.status is not StepStatus.PENDING:
+        return []
+    return [
+        events.StepSkipped(
+            step=handler.name, adapter=handler.type, phase=phase, reason=reason, dry_run=is_dry(state, phase)
+        )
+    ]
+
+
+def fail_unstarted(state: ExecutionState, handler: Handler, phase: Phase, failure: Failure) -> list[EventData]:
+    """The step can't even begin: its `when` or its configuration has no usable value."""
+    step = state.phase_steps(phase).get(handler.name)
+    if step is None or step.status not in (StepStatus.PENDING, StepStatus.RETRYING):
+        return []
+    return [
+        events.StepFailed(
+            step=handler.name,
+            adapter=handler.type,
+            phase=phase,
+            attempt=step.attempt,
+            error=failure.model_copy(update={"step": handler.name}),
+            continued=handler.on_failure == "continue",
+            dry_run=is_dry(state, phase),
+        )
+    ]
+
+
+def in_doubt(state: ExecutionState, phase: Phase) -> list[StepState]:
+    """The steps that were started and have no end."""
+    return [step for step in state.phase_steps(phase).values() if step.status is StepStatus.RUNNING]
+
+
+def resume(
+    state: ExecutionState,
+    phase: Phase,
+    handlers: Mapping[str, Handler],
+    repeatable: Callable[[Handler], bool],
+    now: datetime,
+) -> list[EventData]:
+    """A new owner goes on: it says so, and fails the steps in doubt that may not simply be made again.
+
+    `on_interrupt` decides over what the adapter says of the action; a dry run's step may always be repeated.
+    """
+    doubtful = in_doubt(state, phase)
+    dry = is_dry(state, phase)
+    status = state.status or events.Status.RUNNING
+    drafts: list[EventData] = [
+        events.ExecutionResumed(status=status, in_doubt=tuple(step.step for step in doubtful), dry_run=dry)
+    ]
+    for step in doubtful:
+        handler = handlers[step.step]
+        again = handler.on_interrupt == "retry" or (handler.on_interrupt is None and repeatable(handler))
+        if dry or again:
+            continue
+        message = (
+            f"the agent was interrupted while {step.step} ran; whether it took effect is not known, "
+            "and it may not be repeated (on_interrupt: retry would allow it)"
+        )
+        failure = Failure(type="interrupted", message=message, step=step.step)
+        began = step.started_at or now
+        drafts.append(
+            events.StepFailed(
+                step=step.step,
+                adapter=step.adapter,
+                phase=phase,
+                attempt=step.attempt,
+                started_at=began,
+                duration=max(0.0, round((now - began).total_seconds(), 3)),
+                error=failure,
+                continued=handler.on_failure == "continue",
+            )
+        )
+    return drafts
