@@ -66,6 +66,8 @@ class StepContext:
     """
     captured: JsonObject | None = None
     """The record an earlier attempt of this step captured, if any."""
+    originals: Mapping[str, JsonObject] = field(default_factory=dict)
+    """In the rollback phase: what the run's steps captured, by step (for `replicas: original` and the like)."""
 
     @property
     def idempotency_key(self) -> str:
@@ -90,6 +92,14 @@ class Action(Protocol):
     @property
     def repeatable(self) -> bool:
         """Whether an attempt whose outcome a crash left unknown may simply be made again."""
+        ...
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that the configuration itself allows (a delay's duration, a wait's timeout); None: it says nothing.
+
+        Where the step gives no `timeout`, its attempt gets the agent's default, or this and a margin if that is more.
+        """
         ...
 
     async def plan(self, step: StepContext) -> Plan:
