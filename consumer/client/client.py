@@ -1,0 +1,84 @@
+"""All that a client can ask for, by one object."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from consumer.client.errors import TimedOut
+from consumer.client.follow import Follower, Since
+from consumer.client.publish import Publisher
+from consumer.client.read import CLOCK_SKEW, Filter, History, Listing, list_states, read_history, read_state
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.topics import TopicNames
+from schemas.events import Event
+from schemas.execution import ExecutionState
+
+
+class Client:
+    """Reads and follows executions, and makes publishers. Opens connections for each call; holds none."""
+
+    def __init__(self, connection: KafkaConnection, topics: TopicNames) -> None:
+        self.connection = connection
+        self.topics = topics
+
+    def publisher(self) -> Publisher:
+        """A context manager that writes commands."""
+        return Publisher(self.connection, self.topics)
+
+    def follower(self, execution_id: str, *, since: Since = "beginning", partition: int | None = None) -> Follower:
+        """A context manager that gives an execution's events; enter it before you publish."""
+        return Follower(self.connection, self.topics, execution_id, since=since, partition=partition)
+
+    async def follow(self, execution_id: str) -> AsyncGenerator[Event, None]:
+        """All events of the execution in order, those to come too, until it is over."""
+        async with self.follower(execution_id, since=await self.beginning(execution_id)) as follower:
+            async with aclosing(follower.events()) as events:
+                async for event in events:
+                    yield event
+
+    async def beginning(self, execution_id: str) -> Since:
+        """Since when its events must be read: shortly before its acceptance where the state topic knows it."""
+        return since_of(await read_state(self.connection, self.topics, execution_id))
+
+    async def result(self, execution_id: str, timeout: float | None = None) -> ExecutionState:
+        """The execution's state at its end, which may be long past or to come. Raises TimedOut after `timeout` s."""
+        state = await read_state(self.connection, self.topics, execution_id)
+        if state is not None and state.over:
+            return state
+        async with self.follower(execution_id, since=since_of(state)) as follower:
+            try:
+                async with asyncio.timeout(timeout), aclosing(follower.events()) as events:
+                    async for _ in events:
+                        pass
+            except TimeoutError as error:
+                status = follower.state.status if follower.state else None
+                raise TimedOut(
+                    f"execution {execution_id} did not end within {timeout:g} s"
+                    + (f"; it is {status}" if status else "; no agent has answered: does one run?")
+                ) from error
+            assert follower.state is not None, "the events end with a state"
+            return follower.state
+
+    async def status(self, execution_id: str) -> ExecutionState:
+        """The newest state; from the events where the state topic forgot it. Raises UnknownExecution."""
+        state = await read_state(self.connection, self.topics, execution_id)
+        if state is not None:
+            return state
+        return (await read_history(self.connection, self.topics, execution_id)).state
+
+    async def history(self, execution_id: str) -> History:
+        """The execution's events that the topics hold now. Raises UnknownExecution."""
+        state = await read_state(self.connection, self.topics, execution_id)
+        accepted = state.accepted_at if state else None
+        return await read_history(self.connection, self.topics, execution_id, since=accepted)
+
+    async def executions(self, wanted: Filter | None = None) -> Listing:
+        """The executions that the state topic knows, newest first."""
+        return await list_states(self.connection, self.topics, wanted or Filter())
+
+
+def since_of(state: ExecutionState | None) -> Since:
+    """A moment before the first event of that execution."""
+    return state.accepted_at - CLOCK_SKEW if state is not None and state.accepted_at else "beginning"

@@ -1,0 +1,49 @@
+"""Where an execution lies: its records are on the same partition number in every topic."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+
+from aiokafka import errors
+from aiokafka.partitioner import murmur2
+
+from consumer.client.errors import ClientError, Unreachable
+from consumer.journal.connection import KafkaConnection
+
+_SIGN = 0x7FFFFFFF
+
+
+def partition_of(execution_id: str, partitions: int) -> int:
+    """The partition that the Java client's default partitioner gives a record with that key (murmur2)."""
+    return (int(murmur2(execution_id.encode())) & _SIGN) % partitions
+
+
+def common_count(lookup: Callable[[str], Collection[int] | None], topics: Iterable[str]) -> int:
+    """The number of partitions that all those topics have. Raises ClientError where one is missing or differs.
+
+    `lookup` gives what a client learned when it connected: it then asks for all topics, while asking for one by its
+    name may create it.
+    """
+    counts = {topic: len(lookup(topic) or ()) for topic in topics}
+    missing = [topic for topic, count in counts.items() if not count]
+    if missing:
+        noun = "topic" if len(missing) == 1 else "topics"
+        raise ClientError(
+            f"{noun} {', '.join(missing)} not found on this broker; create with: wpk topics create "
+            "(or is WPK_TOPIC_PREFIX another?)"
+        )
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
+        raise ClientError(f"the topics differ in their number of partitions ({listed}); see: wpk topics check")
+    return next(iter(counts.values()))
+
+
+@asynccontextmanager
+async def reaching(connection: KafkaConnection) -> AsyncIterator[None]:
+    """Turns the errors of a client's work into `Unreachable`, with the cause that a second look finds."""
+    try:
+        yield
+    except (errors.KafkaError, OSError, TimeoutError) as error:
+        where = ", ".join(connection.servers())
+        raise Unreachable(f"cannot reach Kafka at {where}: {await connection.diagnose(error)}") from error

@@ -1,0 +1,108 @@
+"""Publishing commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from aiokafka import AIOKafkaProducer
+
+from consumer.client.partitions import common_count, partition_of, reaching
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.topics import TopicNames
+from consumer.ports import CommandTopic
+from schemas.commands import Command, ControlCommand, ExecuteCommand, RollbackCommand
+from schemas.events import Event, Source
+
+_TOPICS = {
+    ExecuteCommand: CommandTopic.EXECUTE,
+    RollbackCommand: CommandTopic.ROLLBACK,
+    ControlCommand: CommandTopic.CONTROL,
+}
+_STOP_TIMEOUT = 5.0
+_SEND_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Where a command lies; it is durable there."""
+
+    execution_id: str
+    topic: str
+    partition: int
+    offset: int
+
+    def answered_by(self, event: Event) -> bool:
+        """Whether the event says what became of this very command."""
+        source = getattr(event.data, "source", None)
+        return isinstance(source, Source) and (source.topic, source.partition, source.offset) == (
+            self.topic,
+            self.partition,
+            self.offset,
+        )
+
+
+class Publisher:
+    """Writes commands, each to the partition of its execution, and waits until all replicas have them.
+
+    `async with Publisher(connection, topics) as publisher: await publisher.publish(command)`
+    """
+
+    def __init__(self, connection: KafkaConnection, topics: TopicNames) -> None:
+        self._connection = connection
+        self._topics = topics
+        self._producer: AIOKafkaProducer | None = None
+        self._partitions = 0
+
+    async def __aenter__(self) -> Self:
+        producer = AIOKafkaProducer(
+            **self._connection.options("publisher"), acks="all", request_timeout_ms=10_000, max_request_size=1 << 20
+        )
+        try:
+            async with reaching(self._connection):
+                await producer.start()
+            lookup = producer.client.cluster.partitions_for_topic
+            self._partitions = common_count(lookup, [self._topics.name(topic) for topic in CommandTopic])
+        except BaseException:
+            await _stop(producer)
+            raise
+        self._producer = producer
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop(producer)
+
+    async def publish(self, command: Command) -> Published:
+        """Writes the command; gives an execute command an id if it has none. Raises Unreachable."""
+        assert self._producer is not None, "use it as a context manager"
+        execution_id = command.execution_id or new_execution_id()
+        command = command.model_copy(update={"execution_id": execution_id})
+        topic = self._topics.name(_TOPICS[type(command)])
+        async with reaching(self._connection), asyncio.timeout(_SEND_TIMEOUT):
+            metadata = await self._producer.send_and_wait(
+                topic,
+                command.model_dump_json(exclude_defaults=True).encode(),
+                key=execution_id.encode(),
+                partition=partition_of(execution_id, self._partitions),
+                headers=[("content-type", b"application/json")],
+            )
+        return Published(execution_id=execution_id, topic=topic, partition=metadata.partition, offset=metadata.offset)
+
+
+def new_execution_id() -> str:
+    """An id that nobody else has: a UUID of version 4."""
+    return str(uuid.uuid4())
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Ends the producer in bounded time: aiokafka's own stop waits for brokers that are gone."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT)
