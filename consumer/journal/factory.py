@@ -1,0 +1,41 @@
+"""Puts an owner together from its parts, for the guarantee that was decided at the start."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.membership import Commit
+from consumer.journal.owner import Identity, Limits, PartitionOwner
+from consumer.journal.probe import Mode
+from consumer.journal.reader import PartitionReader, open_reader
+from consumer.journal.topics import TopicNames
+from consumer.journal.writer import AtLeastOnceWriter, ExactlyOnceWriter, Writer
+from consumer.ports import Topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerFactory:
+    """Makes the owners of one agent's partitions."""
+
+    connection: KafkaConnection
+    names: TopicNames
+    identity: Identity
+    mode: Mode
+    limits: Limits = field(default_factory=Limits)
+
+    def owner(self, partition: int, commit: Commit) -> PartitionOwner:
+        """A new owner, to be opened. `commit` proves the group's membership (at_least_once only needs it)."""
+        writer: Writer
+        if self.mode == "exactly_once":
+            writer = ExactlyOnceWriter(self.connection, self.names, partition, group=self.identity.group)
+        else:
+            writer = AtLeastOnceWriter(self.connection, self.names, partition, commit=commit)
+        return PartitionOwner(partition, writer, lambda: self._state_log(partition), self.identity, self.limits)
+
+    @asynccontextmanager
+    async def _state_log(self, partition: int) -> AsyncIterator[PartitionReader]:
+        async with open_reader(self.connection, [(self.names.name(Topic.STATE), partition)]) as reader:
+            yield reader

@@ -1,0 +1,400 @@
+"""The owner of one partition number: it fences, restores, and then is the only one who writes, until it dies.
+
+FENCING → RESTORING → ACTIVE → QUIESCING → DEAD. Records are queued at once and written by one task in a loop: all that
+is queued goes in one batch, its waiters are told, and the loop goes round again. Under load batches grow by themselves,
+when idle an append is written at once. Any failure of a write leaves its outcome unknown, so that the owner dies with
+it: what is pending fails with OwnershipLost, and a successor restores from what is in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import structlog
+
+from consumer.clock import Clock, SystemClock
+from consumer.errors import OwnershipLost, SettingsError
+from consumer.journal import lineage
+from consumer.journal.connection import explain
+from consumer.journal.restore import Restored, StateLog, restore
+from consumer.journal.writer import Writer
+from consumer.ports import CommandTopic, Record, Topic
+from schemas.scalars import format_moment
+
+log = structlog.get_logger(__name__)
+
+
+class Phase(enum.Enum):
+    """Where an owner is in its life."""
+
+    FENCING = "fencing"
+    RESTORING = "restoring"
+    ACTIVE = "active"
+    QUIESCING = "quiescing"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who claims the partition."""
+
+    agent: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of an owner, in bytes and seconds."""
+
+    record_bytes: int = 1_000_000
+    """The largest record; see `topics.TopicReport.record_limit`."""
+    batch_bytes: int = 4 << 20
+    batch_records: int = 5_000
+    backlog_bytes: int = 16 << 20
+    """More than this queued makes `backlog` wait."""
+    backlog_records: int = 20_000
+    start_seconds: float = 60.0
+    write_seconds: float = 30.0
+    """A write that takes longer has an unknown outcome: the owner dies."""
+    proof_seconds: float = 5.0
+    """An effect begins only if the ownership was proven so recently."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What an owner has done so far, for metrics."""
+
+    batches: int = 0
+    records: int = 0
+    bytes: int = 0
+    last_write_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Append:
+    records: Sequence[Record]
+    offsets: Mapping[CommandTopic, int]
+    size: int
+    durable: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class PartitionOwner:
+    """A `ports.Journal`. `open()` it, use it until `lost` is set or it is not needed any more, and `close()` it."""
+
+    def __init__(
+        self,
+        partition: int,
+        writer: Writer,
+        open_log: Callable[[], AbstractAsyncContextManager[StateLog]],
+        identity: Identity,
+        limits: Limits = Limits(),
+        clock: Clock = SystemClock(),  # noqa: B008 - without state
+    ) -> None:
+        self._partition = partition
+        self._writer = writer
+        self._open_log = open_log
+        self._identity = identity
+        self._limits = limits
+        self._clock = clock
+        self._phase = Phase.FENCING
+        self._epoch = -1
+        self._offsets: dict[CommandTopic, int] = {}
+        self._queue: deque[_Append] = deque()
+        self._pending_bytes = 0
+        self._pending_records = 0
+        self._writing: list[_Append] = []
+        self._held = False
+        self._proven_at = float("-inf")
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.lost = asyncio.Event()
+        """Set at death."""
+        self.reason: str | None = None
+        """Why it died."""
+        self.stats = Stats()
+
+    # --- the port -------------------------------------------------------------------------------------------
+
+    @property
+    def partition(self) -> int:
+        return self._partition
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def alive(self) -> bool:
+        return self._phase is not Phase.DEAD
+
+    def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
+        """See `ports.Journal`. Raises ValueError, at once, for a record that could never be written."""
+        size = sum(self._checked_size(record) for record in records)
+        return self._enqueue(_Append(tuple(records), dict(offsets or {}), size))
+
+    async def may_act(self) -> None:
+        while True:
+            await self._until(lambda: not self._held)
+            if time.monotonic() - self._proven_at <= self._limits.proof_seconds:
+                return
+            await self._enqueue(_Append((), {}, 0))  # an empty append is written as a proof
+            if not self._held:
+                return
+
+    async def backlog(self) -> None:
+        await self._until(
+            lambda: (
+                self._pending_bytes <= self._limits.backlog_bytes
+                and self._pending_records <= self._limits.backlog_records
+            )
+        )
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """Where the owner is in its life."""
+        return self._phase
+
+    @property
+    def held(self) -> bool:
+        """Whether new effects are held back."""
+        return self._held
+
+    async def open(self) -> Restored:
+        """Fences earlier owners, claims the partition and gives its state; the owner is ACTIVE then.
+
+        Raises OwnershipLost, with the reason, or SettingsError; the owner is dead then and needs no `close`.
+        """
+        if self._phase is not Phase.FENCING:
+            raise RuntimeError("an owner is opened once")
+        try:
+            restored = await self._take()
+        except BaseException as error:
+            self._die(_why(error))
+            await self._writer.stop(force=True)
+            if isinstance(error, Exception) and not isinstance(error, OwnershipLost | SettingsError):
+                raise OwnershipLost(f"partition {self._partition} could not be taken: {_why(error)}") from error
+            raise
+        self._phase = Phase.ACTIVE
+        self._task = asyncio.create_task(self._run(), name=f"journal-{self._partition}")
+        return restored
+
+    def hold(self) -> None:
+        """As in a rebalance: no new effect begins, what runs goes on. See `idle`."""
+        self._held = True
+
+    async def idle(self) -> None:
+        """Waits until no write is under way that a rebalance would disturb; a hold begins none. Returns at death."""
+        while self.alive and self._writing and not self._writer.writes_in_hold:
+            await self._changed.wait()
+
+    def release(self) -> None:
+        """The partition stayed, or came back, with no other owner between; effects begin after a new proof."""
+        self._held = False
+        self._proven_at = float("-inf")
+        self._announce()
+
+    def kill(self, reason: str) -> None:
+        """Dies at once: what is not written fails, and what is being written has an unknown outcome."""
+        self._die(reason)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self, *, grace: float = 10.0) -> None:
+        """Writes what is queued, for at most `grace` seconds, then dies and ends the connections. Does not raise."""
+        if self._phase is Phase.ACTIVE:
+            self._phase = Phase.QUIESCING
+            self._announce()
+        try:
+            if self._task is not None:
+                await asyncio.wait([self._task], timeout=grace)
+        finally:
+            flushed = self._task is not None and self._task.done() and self.alive
+            self.kill("closed" if flushed else f"closed with work left that took longer than {grace:g} s")
+            if self._task is not None:
+                await asyncio.wait([self._task])
+            await self._writer.stop(force=not flushed)
+
+    # --- inside: taking the partition -----------------------------------------------------------------------
+
+    async def _take(self) -> Restored:
+        try:
+            async with asyncio.timeout(self._limits.start_seconds):
+                await self._writer.start()
+        except TimeoutError as error:
+            raise OwnershipLost(f"Kafka did not let the writer start in {self._limits.start_seconds:g} s") from error
+        self._phase = Phase.RESTORING
+        async with self._open_log() as state_log:
+            restored = await restore(state_log, self._claim)
+        self._epoch = restored.epoch
+        self._offsets = dict(restored.offsets)
+        if restored.repairs:
+            log.warning(
+                "records of a fenced owner are overruled", partition=self._partition, keys=len(restored.repairs)
+            )
+            repairs = [Record(Topic.STATE, key, value) for key, value in restored.repairs.items()]
+            await self._write(repairs, {})
+        return restored
+
+    async def _claim(self, after: int | None) -> lineage.Claim:
+        claim = lineage.Claim(
+            agent=self._identity.agent,
+            group=self._identity.group,
+            at=format_moment(self._clock.now()),
+            after=after,
+            token=uuid4().hex,
+        )
+        await self._write([Record(Topic.STATE, lineage.OWNER_KEY, claim.encode())], {})
+        return claim
+
+    # --- inside: the queue ----------------------------------------------------------------------------------
+
+    def _checked_size(self, record: Record) -> int:
+        size = len(record.key or b"") + len(record.value or b"")
+        size += sum(len(name) + len(value) for name, value in record.headers)
+        if size > self._limits.record_bytes:
+            raise ValueError(
+                f"a record of {record.topic} has {size} bytes; the topics take {self._limits.record_bytes} at most"
+            )
+        if record.topic is Topic.STATE and (record.key is None or lineage.is_reserved(record.key)):
+            raise ValueError(f"{record.key!r} can't be a key of the state topic")
+        if record.key is None and record.value is None:
+            raise ValueError(f"a record of {record.topic} has neither key nor value")
+        return size
+
+    def _enqueue(self, append: _Append) -> asyncio.Future[None]:
+        append.durable.add_done_callback(_retrieve)
+        match self._phase:
+            case Phase.FENCING | Phase.RESTORING:
+                raise RuntimeError("the journal is not open yet")
+            case Phase.ACTIVE:
+                self._queue.append(append)
+                self._pending_bytes += append.size
+                self._pending_records += len(append.records)
+                self._announce()
+            case Phase.QUIESCING:
+                append.durable.set_exception(OwnershipLost("the journal is being closed"))
+            case Phase.DEAD:
+                append.durable.set_exception(OwnershipLost(self.reason or "dead"))
+        return append.durable
+
+    async def _run(self) -> None:
+        try:
+            while self.alive:
+                if self._queue and (self._writer.writes_in_hold or not self._held):
+                    await self._write_queued()
+                elif self._phase is Phase.QUIESCING and not self._queue:
+                    return
+                else:
+                    await self._changed.wait()
+        except BaseException as error:
+            self._die(_why(error))
+            if not isinstance(error, Exception):
+                raise
+
+    async def _write_queued(self) -> None:
+        self._writing = self._gathered()
+        records = _newest_state([record for append in self._writing for record in append.records])
+        offsets: dict[CommandTopic, int] = {}
+        for append in self._writing:
+            offsets |= append.offsets
+        self._offsets |= offsets
+        if offsets or not records:
+            records.append(Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets)))
+        await self._write(records, offsets)
+        self.stats.records += len(records)
+        done, self._writing = self._writing, []
+        for append in done:
+            self._pending_bytes -= append.size
+            self._pending_records -= len(append.records)
+            self.stats.bytes += append.size
+            if not append.durable.done():
+                append.durable.set_result(None)
+        self._announce()
+
+    def _gathered(self) -> list[_Append]:
+        """As many whole appends as go into one batch, one at least."""
+        gathered: list[_Append] = []
+        size = records = 0
+        while self._queue:
+            size += self._queue[0].size
+            records += len(self._queue[0].records)
+            if gathered and (size > self._limits.batch_bytes or records > self._limits.batch_records):
+                break
+            gathered.append(self._queue.popleft())
+        return gathered
+
+    async def _write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+        started = time.monotonic()
+        async with asyncio.timeout(self._limits.write_seconds):
+            await self._writer.write([self._stamped(record) for record in records], offsets)
+        self._proven_at = started
+        self.stats.batches += 1
+        self.stats.last_write_seconds = time.monotonic() - started
+
+    def _stamped(self, record: Record) -> Record:
+        if record.topic is not Topic.STATE or record.key == lineage.OWNER_KEY:
+            return record
+        return replace(record, headers=(*record.headers, (lineage.EPOCH_HEADER, str(self._epoch).encode())))
+
+    # --- inside: waiting and dying --------------------------------------------------------------------------
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        while self.alive and not ready():
+            await self._changed.wait()
+        if not self.alive:
+            raise OwnershipLost(self.reason or "dead")
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _die(self, reason: str) -> None:
+        if not self.alive:
+            return
+        if self._phase is not Phase.QUIESCING:
+            log.warning("a partition is lost", partition=self._partition, epoch=self._epoch, reason=reason)
+        self._phase = Phase.DEAD
+        self.reason = reason
+        self.lost.set()
+        for append in (*self._writing, *self._queue):
+            if not append.durable.done():
+                append.durable.set_exception(OwnershipLost(reason))
+        self._writing = []
+        self._queue.clear()
+        self._pending_bytes = self._pending_records = 0
+        self._announce()
+
+
+def _newest_state(records: list[Record]) -> list[Record]:
+    """Without the state records that a later one of the same batch replaces."""
+    newest = {record.key: number for number, record in enumerate(records) if record.topic is Topic.STATE}
+    return [
+        record
+        for number, record in enumerate(records)
+        if record.topic is not Topic.STATE or newest[record.key] == number
+    ]
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, OwnershipLost):
+        return str(error)
+    if isinstance(error, asyncio.CancelledError):
+        return "the owner's task was cancelled"
+    if isinstance(error, TimeoutError):
+        return str(error) or "a write did not end in time; its outcome is unknown"
+    return explain(error)
+
+
+def _retrieve(durable: asyncio.Future[None]) -> None:
+    """A failed future that nobody awaits is no news: `lost` and `reason` tell it."""
+    if not durable.cancelled():
+        durable.exception()
