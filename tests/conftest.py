@@ -1,0 +1,97 @@
+"""Fixtures of all tests: the brokers, names of one's own, and a watch on tasks that outlive their test."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from consumer.errors import SettingsError
+from tests.support.kafka import KafkaBroker, Unavailable, any_apache, embedded_broker
+from tests.support.require import require
+
+_PARTING = 2.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker."""
+    for item in items:
+        if "apache_kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def embedded_session() -> Iterator[KafkaBroker]:
+    """The embedded broker of the whole run; tests ask for `embedded_kafka`."""
+    with embedded_broker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_session() -> Iterator[KafkaBroker]:
+    """The Apache Kafka of the whole run; tests ask for `apache_kafka`."""
+    with any_apache() as broker:
+        yield broker
+
+
+@pytest.fixture
+def embedded_kafka(request: pytest.FixtureRequest) -> KafkaBroker:
+    """A running embedded broker, shared by all tests: take topics, groups and ids that begin with `prefix`."""
+    try:
+        broker: KafkaBroker = request.getfixturevalue("embedded_session")
+    except SettingsError as error:
+        require(False, str(error))
+        raise
+    return _running(broker)
+
+
+@pytest.fixture
+def apache_kafka(request: pytest.FixtureRequest) -> KafkaBroker:
+    """A running Apache Kafka, shared by all tests: take topics, groups and ids that begin with `prefix`."""
+    try:
+        broker: KafkaBroker = request.getfixturevalue("apache_session")
+    except Unavailable as error:
+        require(False, f"there is no Apache Kafka: {error}")
+        raise
+    return _running(broker)
+
+
+@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])
+def kafka(request: pytest.FixtureRequest) -> KafkaBroker:
+    """Each broker in turn: what the agent promises it promises on both."""
+    broker: KafkaBroker = request.getfixturevalue(f"{request.param}_kafka")
+    return broker
+
+
+def _running(broker: KafkaBroker) -> KafkaBroker:
+    if not broker.alive:
+        broker.restart()
+    return broker
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A topic prefix that no other test has, in this run or in another on the same broker."""
+    return f"t-{secrets.token_hex(5)}"
+
+
+@pytest.fixture(autouse=True)
+def no_task_left_behind(request: pytest.FixtureRequest) -> None:
+    """Fails a test of coroutines after which a task still runs: a task has an owner who awaits it."""
+    if inspect.iscoroutinefunction(inspect.unwrap(getattr(request, "function", None) or (lambda: None))):
+        request.getfixturevalue("task_watch")
+
+
+@pytest.fixture
+async def task_watch() -> AsyncIterator[None]:
+    """What `no_task_left_behind` uses, in the test's own loop. Tasks that are just ending get a moment for it."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=_PARTING)
+    if left:
+        pytest.fail(f"{len(left)} task(s) outlive the test: " + "; ".join(sorted(repr(task) for task in left)))
