@@ -1,0 +1,1 @@
+"""From bytes to accepted commands: the only consumer of the command topics. Nothing slow happens here."""

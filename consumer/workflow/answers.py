@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import JsonValue
@@ -41,7 +42,7 @@ def execute(
         f"execution {state.execution_id} was already accepted with other content and is {state.status}; "
         "an id names one request for ever: send this one under a new execution_id"
     )
-    return refuse(state, command, [Problem(path="execution_id", message=message)], source=source, now=now)
+    return refuse(state, Asked.of(command), [Problem(path="execution_id", message=message)], source=source, now=now)
 
 
 def _accepted(
@@ -74,32 +75,59 @@ def package_name(package: dict[str, JsonValue] | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A command that is to be refused, as far as it is known."""
+
+    kind: CommandKind
+    action: str | None = None
+    requested_by: str | None = None
+    workflow_id: str | None = None
+
+    @classmethod
+    def of(cls, command: Command) -> Asked:
+        """What is said of a valid command."""
+        return cls(
+            kind=command.kind,
+            action=command.action if isinstance(command, ControlCommand) else None,
+            requested_by=command.requested_by,
+            workflow_id=command.workflow_id if isinstance(command, ExecuteCommand) else None,
+        )
+
+
 def refuse(
     state: ExecutionState | None,
-    command: Command | None,
+    asked: Asked,
     problems: Sequence[Problem],
     *,
-    source: Source | None,
+    source: Source,
     now: datetime,
+    code: str = "rejected",
 ) -> Drafts:
     """The command is not carried out, and why; with a result, so that whoever waits for one gets it.
 
     Where the id was unknown and the command an execute, this is the execution's own end. Else the result names the
     command that it answers, and the execution stands as it was.
     """
-    kind = command.kind if command else "execute"
-    own_end = kind == "execute" and (state is None or state.status is None)
+    own_end = asked.kind == "execute" and (state is None or state.status is None)
     errors = tuple(problems)
-    requested_by = command.requested_by if command else None
     return [
         events.CommandRejected(
-            command=kind,
-            action=command.action if isinstance(command, ControlCommand) else None,
+            workflow_id=asked.workflow_id,
+            command=asked.kind,
+            action=asked.action,
             errors=errors,
-            requested_by=requested_by,
+            requested_by=asked.requested_by,
             source=source,
         ),
-        rejection(state, errors, now=now, command=None if own_end else kind, requested_by=requested_by),
+        rejection(
+            state,
+            errors,
+            now=now,
+            command=None if own_end else asked.kind,
+            requested_by=asked.requested_by,
+            code=code,
+        ),
     ]
 
 
@@ -139,10 +167,10 @@ def _unknown(execution_id: str) -> Problem:
 def control(state: ExecutionState | None, command: ControlCommand, *, source: Source, now: datetime) -> Drafts:
     """Approve, reject or cancel."""
     if state is None or state.status is None:
-        return refuse(state, command, [_unknown(command.execution_id)], source=source, now=now)
+        return refuse(state, Asked.of(command), [_unknown(command.execution_id)], source=source, now=now)
     answer = {"approve": _approve, "reject": _reject, "cancel": _cancel}[command.action](state, command, source, now)
     if isinstance(answer, str):
-        return refuse(state, command, [Problem(path="action", message=answer)], source=source, now=now)
+        return refuse(state, Asked.of(command), [Problem(path="action", message=answer)], source=source, now=now)
     return answer
 
 
@@ -213,11 +241,11 @@ def rollback(
 ) -> Drafts:
     """Undo what ended; with `force` also what runs."""
     if state is None or state.status is None:
-        return refuse(state, command, [_unknown(command.execution_id)], source=source, now=now)
+        return refuse(state, Asked.of(command), [_unknown(command.execution_id)], source=source, now=now)
     reason = _why_not(state, command, package)
     if reason is not None or package is None:
         problem = Problem(path="execution_id", message=reason or "its package can't be read")
-        return refuse(state, command, [problem], source=source, now=now)
+        return refuse(state, Asked.of(command), [problem], source=source, now=now)
     if state.status is Status.RUNNING:
         return [
             events.ExecutionCancelling(

@@ -1,0 +1,88 @@
+"""One execution: its state, and the only way to change it. Who runs it (`runner`) and who answers commands
+(`supervisor`) both stage events here; staging and flushing never await, so that events can't interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from consumer.engine.services import Services
+from consumer.ports import CommandTopic, Journal, JsonObject, Record, Topic
+from consumer.workflow import advance
+from schemas import events, snapshot
+from schemas.events import CONTENT_TYPE, EventData
+from schemas.execution import ExecutionState, apply, with_undo
+
+_HEADERS = (("content-type", CONTENT_TYPE.encode()),)
+
+
+class Execution:
+    """The state of one execution under its present owner."""
+
+    def __init__(self, execution_id: str, state: ExecutionState | None, journal: Journal, services: Services) -> None:
+        self.execution_id = execution_id
+        self.journal = journal
+        self.changed = asyncio.Event()
+        """Set whenever the state changed; the runner decides again."""
+        self._services = services
+        self._state = state
+        self._flushed = state
+        self._records: list[Record] = []
+
+    @property
+    def known(self) -> ExecutionState | None:
+        """The state; None before the first event."""
+        return self._state
+
+    @property
+    def state(self) -> ExecutionState:
+        """The state of an execution that has one."""
+        assert self._state is not None
+        return self._state
+
+    def now(self) -> datetime:
+        """The present moment."""
+        return self._services.clock.now()
+
+    def stage(self, *drafts: EventData) -> None:
+        """Numbers, chains and folds the events; they are written by the next `flush`."""
+        for draft in drafts:
+            state = self._state
+            full = draft if state is None else advance.progress(draft, state)
+            common: dict[str, JsonValue] = {
+                "execution_id": self.execution_id,
+                "workflow_id": (state.workflow_id if state else None) or draft.workflow_id,
+                "seq": (state.seq if state else 0) + 1,
+                "dry_run": draft.dry_run or (state.dry_run if state else False),
+                "agent": self._services.agent,
+                "attempt_epoch": self.journal.epoch,
+            }
+            prev_hash = state.last_hash if state else ""
+            event, value = events.seal(full, common=common, prev_hash=prev_hash, time=self.now())
+            after = apply(state, event)
+            assert after is not state, "a sealed event is the next of its execution"
+            self._state = after
+            self._records.append(Record(Topic(draft.channel), self.execution_id.encode(), value, _HEADERS))
+        self.changed.set()
+
+    def keep_undo(self, step: str, record: JsonObject) -> None:
+        """Adds a step's undo record to what the next `flush` writes."""
+        self._state = with_undo(self.state, step, record)
+
+    @property
+    def staged(self) -> bool:
+        """Whether there is something to flush."""
+        return bool(self._records) or self._state is not self._flushed
+
+    def flush(self, offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
+        """Queues all that is staged, with the snapshot; awaiting waits until it is durable. Raises OwnershipLost."""
+        records, self._records = self._records, []
+        if self._state is not None and self._state is not self._flushed:
+            for key, value in snapshot.parts(self._flushed, self._state):
+                records.append(Record(Topic.STATE, key.encode(), value))
+            self._flushed = self._state
+        return self.journal.append(records, offsets)

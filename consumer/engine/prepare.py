@@ -1,0 +1,123 @@
+"""From an accepted command to an execution that may run: the package is read and checked, an approval asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import orjson
+from pydantic import ValidationError
+
+from consumer.engine.execution import Execution
+from consumer.engine.services import Services
+from consumer.ports import JsonObject
+from consumer.workflow import answers, checks, program
+from consumer.workflow.checks import Checked
+from schemas import events
+from schemas.events import EventData, Status
+from schemas.execution import ExecutionState
+from schemas.failure import Problem
+from schemas.wpk import WorkflowPackage
+
+#: A larger package is checked in a thread: its check takes longer than other executions should wait (bytes).
+_INLINE = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run needs of its command."""
+
+    package: WorkflowPackage
+    parameters: JsonObject
+
+
+async def prepare(execution: Execution, services: Services) -> Prepared | None:
+    """Stages what follows from the check: the start, the wait for an approval, or the end (then there is no result).
+
+    An execution that was already running is only read again: it was checked when it began.
+    """
+    state = execution.state
+    if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
+        checked = await _check(state, services)
+        drafts = decide(state, checked, execution, services)
+        execution.stage(*drafts)
+        if execution.state.over or checked.package is None:
+            return None
+        return Prepared(package=checked.package, parameters=checked.parameters)
+    try:
+        package = package_of(state)
+    except (ValidationError, ValueError) as error:
+        raise RuntimeError(f"the package of {state.execution_id} can't be read again: {error}") from error
+    return Prepared(package=package, parameters=checks.with_defaults(package, _parameters(state))[0])
+
+
+def package_of(state: ExecutionState) -> WorkflowPackage:
+    """The package of an accepted execution. Raises ValueError where it is none."""
+    return WorkflowPackage.model_validate((state.command or {}).get("wpk_content"))
+
+
+def _parameters(state: ExecutionState) -> JsonObject:
+    given = (state.command or {}).get("parameters")
+    return given if isinstance(given, dict) else {}
+
+
+async def _check(state: ExecutionState, services: Services) -> Checked:
+    command = state.command or {}
+    content = command.get("wpk_content")
+    if content is None:
+        message = (
+            f'there is no registry to take "{state.workflow_id}" from; send the package itself in wpk_content, '
+            "as an object or as YAML text"
+        )
+        return Checked(package=None, problems=(Problem(path="workflow_id", message=message),))
+
+    def check() -> Checked:
+        return checks.check_package(
+            content,
+            _parameters(state),
+            services.adapters,
+            environment=services.environment,
+            workflow_id=state.workflow_id,
+        )
+
+    if len(orjson.dumps(content)) <= _INLINE:
+        return check()
+    return await asyncio.to_thread(check)
+
+
+def decide(state: ExecutionState, checked: Checked, execution: Execution, services: Services) -> list[EventData]:
+    """What the check leads to."""
+    now = execution.now()
+    if checked.package is None or checked.errors:
+        errors = checked.errors
+        return [
+            events.CommandRejected(command="execute", errors=errors, requested_by=state.requested_by),
+            answers.rejection(state, errors, now=now, code="invalid"),
+        ]
+    if state.validate_only:
+        fields = answers.result_fields(state, now)
+        fields["total_steps"] = len(checked.package.spec.handlers)
+        return [events.ExecutionCompleted(**fields, validate_only=True, warnings=checked.warnings)]
+    if _must_wait(state, checked.package):
+        if state.status is Status.AWAITING_APPROVAL:
+            return []
+        claim = (state.command or {}).get("approved_by")
+        note = f"approved_by={claim} in the command is no approval; an approve command is" if claim else None
+        expires = now + timedelta(seconds=services.limits.approval_timeout)
+        return [
+            events.ExecutionAwaitingApproval(
+                expires_at=expires, note=note, total_steps=len(checked.package.spec.handlers)
+            )
+        ]
+    return [start(checked.package, checked.warnings)]
+
+
+def start(package: WorkflowPackage, warnings: tuple[Problem, ...] = ()) -> events.ExecutionStarted:
+    """The event that begins the run."""
+    steps = program.run_program(package).planned()
+    return events.ExecutionStarted(steps=steps, total_steps=len(steps), warnings=warnings)
+
+
+def _must_wait(state: ExecutionState, package: WorkflowPackage) -> bool:
+    return package.spec.safety.approval_required and not state.dry_run and state.approved_by is None

@@ -1,0 +1,212 @@
+"""Runs one execution on one owner, from where its state stands to its end.
+
+The loop: fold in what came back, decide (pure), make it durable, only then act. Commands reach it through the state:
+who answers them stages events on the same `Execution` and sets `changed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import datetime
+from functools import partial
+
+from consumer.engine import prepare
+from consumer.engine.execution import Execution
+from consumer.engine.services import Services
+from consumer.engine.slots import Slots
+from consumer.engine.step import Attempt, StepRunner
+from consumer.workflow import advance, attempts, program
+from consumer.workflow.advance import Decision
+from consumer.workflow.attempts import Outcome
+from consumer.workflow.program import Program
+from schemas.events import Phase, Status
+from schemas.execution import StepStatus
+from schemas.wpk import Handler
+
+#: The longest sleep without a look at the clock (seconds), so that a jump of the wall clock is noticed.
+_LONGEST_SLEEP = 60.0
+
+
+class Runner:
+    """One execution's loop. `run` returns at its end, and raises OwnershipLost (in a group) when the owner is lost."""
+
+    def __init__(self, execution: Execution, services: Services, slots: Slots) -> None:
+        self._execution = execution
+        self._services = services
+        self._slots = slots
+        self._results: deque[tuple[Attempt, Outcome]] = deque()
+        self._tasks: dict[tuple[Phase, str], asyncio.Task[None]] = {}
+        self._stopping: set[tuple[Phase, str]] = set()
+        self._starting: list[Attempt] = []
+        self._steps: StepRunner
+        self._program: Program | None = None
+
+    async def run(self) -> None:
+        """Runs it to its end."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                if await self._prepare():
+                    await self._loop(group)
+        finally:
+            self._slots.leave(self._execution)
+
+    async def _prepare(self) -> bool:
+        """Checks the package and goes on where the trail ends; False: the execution is over."""
+        prepared = await prepare.prepare(self._execution, self._services)
+        if prepared is None:
+            await self._execution.flush()
+            return False
+        self._steps = StepRunner(self._execution, self._services, prepared)
+        if self._execution.state.status in (Status.RUNNING, Status.ROLLING_BACK):
+            await self._resume()
+        return True
+
+    async def _resume(self) -> None:
+        """Only a state that came from a former owner can be running before its loop has begun."""
+        state = self._execution.state
+        phase = self._phase()
+        handlers = self._current_program().handlers
+        doubtful = [handlers[step.step] for step in attempts.in_doubt(state, phase)]
+        if state.epoch == self._execution.journal.epoch and not doubtful:
+            return  # a rollback that this owner itself has just begun
+        repeatable = {handler.name: await self._steps.repeatable(handler, phase) for handler in doubtful}
+        self._execution.stage(
+            *attempts.resume(state, phase, handlers, lambda handler: repeatable[handler.name], self._execution.now())
+        )
+        for step in attempts.in_doubt(self._execution.state, phase):
+            self._begin(handlers[step.step], phase)
+
+    async def _loop(self, group: asyncio.TaskGroup) -> None:
+        execution = self._execution
+        while True:
+            execution.changed.clear()
+            self._take_results()
+            decision = self._decide()
+            if execution.staged:
+                await execution.flush()
+            if self._starting:
+                await self._launch(group)
+            if execution.state.over:
+                return
+            if not self._results:
+                await self._wait(decision.wake_at)
+
+    def _take_results(self) -> None:
+        while self._results:
+            attempt, outcome = self._results.popleft()
+            key = (attempt.phase, attempt.handler.name)
+            self._tasks.pop(key, None)
+            self._stopping.discard(key)
+            drafts = attempts.end(
+                self._execution.state,
+                attempt.handler,
+                attempt.phase,
+                attempt.number,
+                outcome,
+                now=self._execution.now(),
+                draw=self._services.draw(),
+            )
+            self._execution.stage(*drafts)
+            self._services.metrics.attempt_ended(attempt.handler.type, drafts)
+
+    def _decide(self) -> Decision:
+        """Stages all that follows at once; what remains is to wait."""
+        while True:
+            state, now = self._execution.state, self._execution.now()
+            steps = self._current_program()
+            decision = advance.advance(state, self._steps.package, steps, now)
+            if state.status is Status.PENDING and not decision.drafts:  # an approval came
+                self._execution.stage(prepare.start(self._steps.package))
+            elif decision.complete:
+                self._execution.stage(advance.completion(state, self._steps.outputs(), now))
+            elif decision.drafts:
+                self._execution.stage(*decision.drafts)
+            elif not decision.start or not self._slot_for(decision.start, steps):
+                self._stop(decision.stop, steps.phase)
+                if not decision.start or self._slots.held(self._execution):
+                    self._free_slot()
+                return decision
+            else:
+                for name in decision.start:
+                    self._begin(steps.handlers[name], steps.phase)
+
+    def _phase(self) -> Phase:
+        return "rollback" if self._execution.state.status is Status.ROLLING_BACK else "run"
+
+    def _current_program(self) -> Program:
+        phase = self._phase()
+        if self._program is None or self._program.phase != phase:
+            package = self._steps.package
+            rollback = phase == "rollback"
+            self._program = (
+                program.rollback_program(package, self._execution.state) if rollback else program.run_program(package)
+            )
+        return self._program
+
+    def _slot_for(self, names: tuple[str, ...], steps: Program) -> bool:
+        idle = all(steps.handlers[name].type == "delay" for name in names)
+        return idle or self._slots.take(self._execution)
+
+    def _free_slot(self) -> None:
+        """An execution that only waits (approval, backoff, delay) leaves its slot to others."""
+        busy = any(attempt.handler.type != "delay" for attempt in self._starting)
+        busy = busy or any(task.get_name() != "delay" for task in self._tasks.values())
+        if not busy:
+            self._slots.rest(self._execution)
+
+    def _begin(self, handler: Handler, phase: Phase) -> None:
+        """Stages the start of the step's next attempt (or why there is none); `_launch` acts once that is durable."""
+        execution = self._execution
+        step = execution.state.phase_steps(phase)[handler.name]
+        if step.status is StepStatus.PENDING:
+            refused = self._steps.condition(handler, phase)
+            if refused:
+                execution.stage(*refused)
+                return
+        drafts = attempts.start(execution.state, handler, phase, execution.now())
+        assert drafts, "a step that may start has a start"
+        execution.stage(*drafts)
+        step = execution.state.phase_steps(phase)[handler.name]
+        began = step.started_at or execution.now()
+        self._starting.append(Attempt(handler=handler, phase=phase, number=step.attempt, began=began))
+
+    async def _launch(self, group: asyncio.TaskGroup) -> None:
+        """Begins the attempts whose start is durable, once the owner may act."""
+        await self._execution.journal.may_act()
+        starting, self._starting = self._starting, []
+        for attempt in starting:
+            if attempt.phase == "run" and self._execution.state.cancel is not None:
+                self._results.append((attempt, attempts.Stopped(reason="cancelled before it began")))
+                continue
+            key = (attempt.phase, attempt.handler.name)
+            task = group.create_task(self._attempt(attempt), name=attempt.handler.type)
+            task.add_done_callback(partial(self._settled, attempt))
+            self._tasks[key] = task
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        outcome = await self._steps.run(attempt)
+        self._results.append((attempt, outcome))
+
+    def _settled(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """A callback, not an `except`: a task that is cancelled before its first step never enters its own `try`."""
+        if task.cancelled():
+            self._results.append((attempt, attempts.Stopped(reason="the execution was cancelled")))
+        self._execution.changed.set()
+
+    def _stop(self, names: tuple[str, ...], phase: Phase) -> None:
+        for name in names:
+            task = self._tasks.get((phase, name))
+            if task is not None and (phase, name) not in self._stopping:
+                self._stopping.add((phase, name))
+                task.cancel()
+
+    async def _wait(self, wake_at: datetime | None) -> None:
+        delay = _LONGEST_SLEEP
+        if wake_at is not None:
+            delay = min(delay, max(0.0, (wake_at - self._execution.now()).total_seconds()))
+        try:
+            async with asyncio.timeout(delay):
+                await self._execution.changed.wait()
+        except TimeoutError:
+            return

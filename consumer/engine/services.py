@@ -1,0 +1,46 @@
+"""What every execution is given by the agent: who it is, what time it is, what it may use, how much."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from consumer.clock import Clock
+from consumer.ports import Adapter
+from consumer.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds, in seconds and bytes."""
+
+    max_executions: int = 64
+    """How many executions may run steps at the same time; above it new commands wait on the topic."""
+    max_waiting: int = 1000
+    """How many executions may wait (approval, backoff, delay) besides."""
+    step_timeout: float = 300.0
+    """Of an attempt whose step says nothing."""
+    approval_timeout: float = 86_400.0
+    state_retention: float = 7 * 86_400.0
+    """How long after its end an execution can be rolled back, and its id is remembered."""
+    max_output_bytes: int = 256 * 1024
+    """A larger output of a step is cut, with a mark."""
+    max_log_bytes: int = 64 * 1024 * 1024
+    """What one attempt may write to the log topic; the rest is counted and dropped, and the log says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Shared by all executions of an agent."""
+
+    agent: str
+    clock: Clock
+    adapters: Mapping[str, Adapter]
+    secrets: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+    """The values of those of the named secrets that there are."""
+    metrics: Metrics
+    draw: Callable[[], float]
+    """A number in [0, 1): the jitter of a backoff."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The environment variables that packages may name."""
+    limits: Limits = Limits()

@@ -1,0 +1,275 @@
+"""One attempt of one step: values in place, the adapter at work under a timeout, and the one place that catches what it
+raises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+from pydantic import JsonValue
+
+from consumer.engine.execution import Execution
+from consumer.engine.logs import StepLog
+from consumer.engine.prepare import Prepared
+from consumer.engine.services import Services
+from consumer.engine.trim import trim
+from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
+from consumer.policy.redact import Redactor
+from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
+from consumer.workflow import attempts, conditions, values
+from consumer.workflow.attempts import Failed, Outcome, Succeeded
+from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
+from schemas import events
+from schemas.events import EventData
+from schemas.execution import StepStatus
+from schemas.failure import Failure
+from schemas.wpk import Handler, WorkflowPackage
+
+_log = structlog.get_logger(__name__)
+Result = TypeVar("Result")
+#: What an attempt gets beyond the time its own configuration names (seconds), to say that that time is over.
+_MARGIN = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt that was announced in the trail."""
+
+    handler: Handler
+    phase: Phase
+    number: int
+    began: datetime
+    """When it first began; earlier than now where a new owner repeats it."""
+
+
+class StepRunner:
+    """Runs the attempts of one execution."""
+
+    def __init__(self, execution: Execution, services: Services, prepared: Prepared) -> None:
+        self._execution = execution
+        self._services = services
+        self._prepared = prepared
+        self._redactor = Redactor(())
+        self._revealed: dict[str, str] = {}
+
+    @property
+    def package(self) -> WorkflowPackage:
+        """The package that is run."""
+        return self._prepared.package
+
+    # --- before a step ---
+
+    def condition(self, handler: Handler, phase: Phase) -> list[EventData]:
+        """What follows where the step's `when` forbids its start; nothing where it may start.
+
+        A dry run takes every step whose condition depends on what earlier steps would have given.
+        """
+        if handler.when is None:
+            return []
+        state = self._execution.state
+        try:
+            condition = conditions.compile_condition(handler.when)
+            if attempts.is_dry(state, phase) and condition.steps:
+                return []
+            if condition.evaluate(self._variables()):
+                return []
+        except conditions.ConditionError as error:
+            failure = Failure(type="condition", message=f"when: {error}")
+            return attempts.fail_unstarted(state, handler, phase, failure)
+        return attempts.skip(state, handler, phase, f"its condition is false: {handler.when}")
+
+    def _variables(self) -> dict[str, JsonValue]:
+        state = self._execution.state
+        steps: dict[str, JsonValue] = {
+            name: {"status": step.status.value, "output": step.output} for name, step in state.steps.items()
+        }
+        return {
+            "parameters": self._prepared.parameters,
+            "steps": steps,
+            "execution": {"id": state.execution_id, "workflow": state.workflow_name or ""},
+        }
+
+    def outputs(self) -> JsonObject:
+        """The package's outputs; one that names a value which there is not (a skipped step's) is null."""
+        found: JsonObject = {}
+        for name, template in self.package.spec.outputs.items():
+            replaced = values.substitute(template, self._scope("run", attempt=0))
+            usable = not replaced.problems and not replaced.unknown
+            found[name] = replaced.value if usable else None
+        return self._redactor.mask_json(found)
+
+    def _scope(self, phase: Phase, attempt: int) -> ExecutionScope:
+        state = self._execution.state
+        outputs: dict[str, JsonValue | Unknown] = {}
+        if attempts.is_dry(state, phase) and phase == "run":
+            outputs = dict.fromkeys(state.steps, UNKNOWN)
+        else:
+            done = (StepStatus.SUCCEEDED, StepStatus.FAILED)
+            for steps in (state.steps, state.rollback_steps):
+                outputs.update({name: s.output for name, s in steps.items() if s.status in done})
+        return ExecutionScope(
+            parameters=self._prepared.parameters,
+            execution_id=state.execution_id,
+            workflow=state.workflow_name or self.package.metadata.name,
+            attempt=attempt,
+            outputs=outputs,
+            secrets=self._revealed.get,
+            environment=self._services.environment,
+        )
+
+    async def _reveal(self, handler: Handler) -> None:
+        """Fetches the secrets that the step names, and has them masked from then on."""
+        named = values.secret_names(handler.config) - self._revealed.keys()
+        if not named:
+            return
+        self._revealed.update(await self._services.secrets(named))
+        self._redactor = Redactor(self._revealed.values())
+
+    def _adapter(self, handler: Handler) -> Adapter:
+        adapter = self._services.adapters.get(handler.type)
+        if adapter is None:
+            raise PermanentError(f'"{handler.type}" is no adapter of this agent', code="unknown_adapter")
+        return adapter
+
+    async def repeatable(self, handler: Handler, phase: Phase) -> bool:
+        """Whether an attempt of the step whose outcome is unknown may simply be made again."""
+        try:
+            await self._reveal(handler)
+            return self._adapter(handler).prepare(dict(handler.config), self._scope(phase, attempt=1)).repeatable
+        except (StepError, ConfigError):
+            return False
+
+    # --- the attempt ---
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        """Makes the attempt. Raises only OwnershipLost and CancelledError."""
+        handler, state = attempt.handler, self._execution.state
+        log = StepLog(
+            self._execution,
+            step=handler.name,
+            phase=attempt.phase,
+            attempt=attempt.number,
+            mask=self._mask,
+            max_bytes=self._services.limits.max_log_bytes,
+        )
+        try:
+            output = await self._attempt(attempt, self._context(attempt, log))
+            outcome: Outcome = Succeeded(output=self._fit(output))
+        except OwnershipLost:
+            raise
+        except ConfigError as error:
+            outcome = self._failed(PermanentError(str(error), code="config"))
+        except StepError as error:
+            outcome = self._failed(error)
+        except Exception as error:
+            _log.exception("step.crashed", execution=state.execution_id, step=handler.name)
+            outcome = self._failed(PermanentError(f"{type(error).__name__}: {error}", code="internal"))
+        finally:
+            log.close()
+        return outcome
+
+    def _mask(self, text: str) -> str:
+        """By the secrets that are known at the time of the call."""
+        return self._redactor.mask(text)
+
+    def _fit(self, output: JsonObject | None) -> JsonValue:
+        return trim(self._redactor.mask_json(output), self._services.limits.max_output_bytes)
+
+    def _failed(self, error: StepError) -> Failed:
+        failure = error.failure()
+        failure = failure.model_copy(update={"message": self._redactor.mask(failure.message)[:4000]})
+        delay = error.delay if isinstance(error, TemporaryError) else None
+        output = self._fit(error.output) if error.output is not None else None
+        return Failed(failure=failure, output=output, delay=delay)
+
+    def _context(self, attempt: Attempt, log: StepLog) -> StepContext:
+        execution, handler = self._execution, attempt.handler
+        state = execution.state
+        return StepContext(
+            execution_id=state.execution_id,
+            workflow=self.package.metadata.name,
+            step=handler.name,
+            phase=attempt.phase,
+            attempt=attempt.number,
+            epoch=execution.journal.epoch,
+            dry_run=attempts.is_dry(state, attempt.phase),
+            first_started_at=attempt.began,
+            limits=self.package.spec.validation.resource_limits,
+            log=log.write,
+            capture=self._capture(attempt),
+            captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
+            originals=state.undo if attempt.phase == "rollback" else {},
+        )
+
+    def _capture(self, attempt: Attempt) -> Callable[[JsonObject, str], Awaitable[None]]:
+        async def capture(record: JsonObject, summary: str) -> None:
+            execution, handler = self._execution, attempt.handler
+            known = attempt.phase == "rollback" or handler.name in execution.state.undo
+            if known or attempts.is_dry(execution.state, attempt.phase):
+                return  # the first record holds what was before; what a rollback changes is not undone again
+            execution.stage(
+                events.StepCaptured(
+                    step=handler.name,
+                    adapter=handler.type,
+                    phase=attempt.phase,
+                    attempt=attempt.number,
+                    summary=self._redactor.mask(summary),
+                )
+            )
+            execution.keep_undo(handler.name, record)
+            await execution.flush()
+
+        return capture
+
+    async def _attempt(self, attempt: Attempt, context: StepContext) -> JsonObject:
+        handler = attempt.handler
+        adapter = self._adapter(handler)
+        record = self._execution.state.undo.get(handler.name)
+        if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
+            limit = handler.timeout or self._services.limits.step_timeout
+            if context.dry_run:
+                return _planned(await self._timed(adapter.plan_undo(record, context), limit))
+            return await self._timed(adapter.undo(record, context), limit)
+        await self._reveal(handler)
+        scope = self._scope(attempt.phase, attempt.number)
+        if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
+            return _planned(_unknowable(handler, adapter, scope))
+        action = adapter.prepare(dict(handler.config), scope)
+        work = action.plan(context) if context.dry_run else action.run(context)
+        result = await self._timed(work, self._limit(handler, action))
+        return _planned(result) if isinstance(result, Plan) else result
+
+    def _limit(self, handler: Handler, action: Action) -> float:
+        if handler.timeout is not None:
+            return handler.timeout
+        own = action.time_limit
+        return max(self._services.limits.step_timeout, own + _MARGIN if own is not None else 0.0)
+
+    async def _timed(self, work: Awaitable[Result], limit: float) -> Result:
+        try:
+            async with asyncio.timeout(limit) as timer:
+                return await work
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise TemporaryError(f"it took longer than its timeout of {limit:g} s", code="timeout") from error
+
+
+def _planned(plan: Plan) -> JsonObject:
+    """A plan as a dry run's output."""
+    return {"plan": plan.summary, "changes": plan.changes, **({"detail": plan.detail} if plan.detail else {})}
+
+
+def _unknowable(handler: Handler, adapter: Adapter, scope: ExecutionScope) -> Plan:
+    problems = adapter.check(dict(handler.config), scope)
+    if problems:
+        raise ConfigError(problems)
+    return Plan(
+        summary="what it would do depends on what earlier steps give",
+        changes=True,
+        detail={"config": dict(handler.config)},
+    )

@@ -1,0 +1,291 @@
+"""Owns the executions of all partitions that the agent owns: takes commands in, starts runners, remembers what ended.
+
+A failing execution concerns nobody else: each runs as its own task, whose errors end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import structlog
+from pydantic import ValidationError
+
+from consumer.engine import prepare
+from consumer.engine.execution import Execution
+from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
+from consumer.engine.runner import Runner
+from consumer.engine.services import Services
+from consumer.engine.slots import Slots
+from consumer.errors import OwnershipLost
+from consumer.ports import Journal, Record, Topic
+from consumer.workflow import answers, attempts
+from schemas import events, snapshot
+from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
+from schemas.events import EventData, Status
+from schemas.execution import ExecutionState
+from schemas.failure import Failure
+
+_log = structlog.get_logger(__name__)
+
+#: Reads the newest records of a partition's state topic again.
+StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
+#: How many ended executions of a partition stay whole in memory; of others only what is needed to know them again.
+_RECENT = 64
+
+
+class Partition:
+    """The executions of one partition number under one owner."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.live: dict[str, Execution] = {}
+        self.ended: dict[str, ExecutionState] = {}
+        """What is needed to know an ended execution again: its status and its place in the chain."""
+        self.recent: OrderedDict[str, ExecutionState] = OrderedDict()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def remember(self, state: ExecutionState) -> None:
+        """Keeps an ended execution (or an id that is known from refused commands only)."""
+        self.recent[state.execution_id] = state
+        self.recent.move_to_end(state.execution_id)
+        if len(self.recent) > _RECENT:
+            self.recent.popitem(last=False)
+        nothing: dict[str, object] = {"command": None, "steps": {}, "rollback_steps": {}, "outputs": {}, "undo": {}}
+        self.ended[state.execution_id] = state.model_copy(update=nothing)
+
+
+class Supervisor:
+    """See the module. Open it with `supervising`."""
+
+    def __init__(self, services: Services, read_state: StateReader, group: asyncio.TaskGroup) -> None:
+        self._services = services
+        self._read_state = read_state
+        self._group = group
+        self._slots = Slots(services.limits.max_executions, self._measure)
+        self._live = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.room = asyncio.Event()
+        """Set while new executions may be accepted."""
+        self.room.set()
+
+    # --- what runs ---
+
+    @property
+    def live(self) -> int:
+        """Executions that have not ended, waiting ones included."""
+        return self._live
+
+    @property
+    def running(self) -> int:
+        """Executions that run steps at this moment."""
+        return self._slots.taken
+
+    def _measure(self) -> None:
+        limits = self._services.limits
+        resting = self._slots.resting
+        if self._live - resting >= limits.max_executions or resting >= limits.max_waiting:
+            self.room.clear()
+        else:
+            self.room.set()
+        self._services.metrics.executions(running=self._live - resting, waiting=resting)
+
+    def cancel_all(self) -> None:
+        """Cancels every execution's task; the group that owns them waits for their ends."""
+        for task in self._tasks:
+            task.cancel()
+
+    # --- partitions ---
+
+    def adopt(self, journal: Journal, states: Mapping[str, ExecutionState]) -> Partition:
+        """Goes on with what a former owner left, on behalf of the new one."""
+        partition = Partition(journal)
+        for state in states.values():
+            if state.status is None or state.over:
+                partition.remember(state)
+            else:
+                self._start(partition, Execution(state.execution_id, state, journal, self._services))
+        return partition
+
+    def hold(self, partition: Partition) -> None:
+        """No further step begins; what runs goes on."""
+        self._slots.hold(partition.journal)
+
+    def resume(self, partition: Partition) -> None:
+        """Ends the hold."""
+        self._slots.resume(partition.journal)
+
+    async def quiet(self, within: float) -> bool:
+        """Whether all running steps came to their end within that time (seconds); hold first."""
+        try:
+            async with asyncio.timeout(within):
+                await self._slots.idle()
+        except TimeoutError:
+            return False
+        return True
+
+    async def drop(self, partition: Partition) -> None:
+        """Stops whatever runs there; the next owner goes on with it."""
+        for task in partition.tasks:
+            task.cancel()
+        if partition.tasks:
+            await asyncio.wait(list(partition.tasks))
+        self._slots.resume(partition.journal)
+
+    def _start(self, partition: Partition, execution: Execution) -> None:
+        partition.live[execution.execution_id] = execution
+        partition.ended.pop(execution.execution_id, None)
+        partition.recent.pop(execution.execution_id, None)
+        self._live += 1
+        self._measure()
+        task = self._group.create_task(self._run(partition, execution), name=f"execution {execution.execution_id}")
+        for owner in (partition.tasks, self._tasks):
+            owner.add(task)
+            task.add_done_callback(owner.discard)
+
+    async def _run(self, partition: Partition, execution: Execution) -> None:
+        structlog.contextvars.bind_contextvars(execution=execution.execution_id)
+        try:
+            await Runner(execution, self._services, self._slots).run()
+        except* OwnershipLost:
+            _log.info("execution.left", reason="the partition's owner is lost; its next owner goes on")
+        except* Exception as group:
+            _log.error("execution.crashed", exc_info=group)
+            await self._end_crashed(execution, group)
+        finally:
+            self._live -= 1
+            partition.live.pop(execution.execution_id, None)
+            state = execution.known
+            if state is not None and state.over and partition.journal.alive:
+                partition.remember(state)
+                self._services.metrics.execution_ended(state)
+            self._measure()
+
+    async def _end_crashed(self, execution: Execution, group: BaseExceptionGroup[Exception]) -> None:
+        """A defect of ours must not leave an execution without an end: it fails, and says that it was the agent."""
+        state = execution.state
+        if state.over or not execution.journal.alive:
+            return
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        failure = Failure(type="internal", message=f"the agent failed: {type(first).__name__}: {str(first)[:500]}")
+        phase: events.Phase = "rollback" if state.status is Status.ROLLING_BACK else "run"
+        fields = answers.result_fields(state, execution.now())
+        ending: dict[str, object] = {"error": failure, "error_message": failure.message}
+        drafts: list[EventData] = [
+            events.StepFailed(step=s.step, adapter=s.adapter, phase=phase, attempt=s.attempt, error=failure)
+            for s in attempts.in_doubt(state, phase)
+        ]
+        if phase == "rollback":
+            drafts.append(events.ExecutionRollbackFailed(**fields, **ending))
+        else:
+            drafts.append(events.ExecutionFailed(**fields, **ending))
+        execution.stage(*drafts)
+        try:
+            await execution.flush()
+        except OwnershipLost:
+            _log.info("execution.left", reason="the partition's owner is lost; its next owner goes on")
+
+    # --- commands ---
+
+    async def take(self, partition: Partition, incoming: Incoming) -> Awaitable[None]:
+        """Decides what the record leads to and queues that with the record's offset; awaiting the answer waits until
+        it is durable. Call it in the order of the records. Raises OwnershipLost."""
+        offsets = {incoming.topic: incoming.source.offset + 1}
+        content = incoming.content
+        if isinstance(content, Unreadable):
+            self._services.metrics.dead_letter(content.reason)
+            return partition.journal.append([_dead_letter(incoming, content)], offsets)
+        execution = await self._find(partition, content.execution_id)
+        drafts = self._answer(execution, incoming, content)
+        execution.stage(*drafts)
+        durable = execution.flush(offsets)
+        self._services.metrics.command(content.kind if isinstance(content, Refused) else content.command.kind, drafts)
+        self._follow_up(partition, execution)
+        return durable
+
+    def _answer(self, execution: Execution, incoming: Incoming, content: Understood | Refused) -> list[EventData]:
+        state, now, source = execution.known, execution.now(), incoming.source
+        if isinstance(content, Refused):
+            asked = answers.Asked(kind=content.kind, requested_by=content.requested_by, workflow_id=content.workflow_id)
+            return answers.refuse(state, asked, content.problems, source=source, now=now, code="invalid")
+        command = content.command
+        match command:
+            case ExecuteCommand():
+                return answers.execute(state, command, source=source, now=now, traceparent=content.traceparent)
+            case RollbackCommand():
+                try:
+                    package = prepare.package_of(state) if state and state.command else None
+                except (ValidationError, ValueError):
+                    package = None
+                return answers.rollback(state, command, package, source=source, now=now)
+            case ControlCommand():
+                return answers.control(state, command, source=source, now=now)
+
+    def _follow_up(self, partition: Partition, execution: Execution) -> None:
+        state = execution.state
+        if execution.execution_id in partition.live:
+            execution.changed.set()
+        elif state.status is None or state.over:
+            partition.remember(state)
+        else:
+            self._start(partition, execution)
+
+    async def _find(self, partition: Partition, execution_id: str) -> Execution:
+        live = partition.live.get(execution_id)
+        if live is not None:
+            return live
+        state = partition.recent.get(execution_id)
+        if state is None and execution_id in partition.ended:
+            records = await self._read_state(partition.journal)
+            mine = {k: v for k, v in records.items() if k == execution_id or k.startswith(f"{execution_id}/")}
+            state = snapshot.load(mine).get(execution_id)
+        return Execution(execution_id, state, partition.journal, self._services)
+
+    # --- retention ---
+
+    async def sweep(self, partition: Partition) -> int:
+        """Forgets executions whose retention is over: tombstones for all that the state topic holds of them."""
+        limit = self._services.clock.now() - timedelta(seconds=self._services.limits.state_retention)
+        old = {
+            name
+            for name, state in partition.ended.items()
+            if (state.completed_at or state.updated_at or limit) < limit and name not in partition.live
+        }
+        if not old:
+            return 0
+        records = await self._read_state(partition.journal)
+        keys = [key for key in records if key.partition("/")[0] in old and key.partition("/")[0] not in partition.live]
+        await partition.journal.append([Record(Topic.STATE, key.encode(), None) for key in keys])
+        for name in old - partition.live.keys():
+            partition.ended.pop(name, None)
+            partition.recent.pop(name, None)
+        return len(old)
+
+
+@asynccontextmanager
+async def supervising(services: Services, read_state: StateReader) -> AsyncIterator[Supervisor]:
+    """A supervisor whose executions end with the block."""
+    async with asyncio.TaskGroup() as group:
+        supervisor = Supervisor(services, read_state, group)
+        try:
+            yield supervisor
+        finally:
+            supervisor.cancel_all()
+
+
+def _dead_letter(incoming: Incoming, content: Unreadable) -> Record:
+    source = incoming.source
+    about = {
+        "wpk-reason": content.reason,
+        "wpk-detail": content.detail,
+        "wpk-topic": source.topic,
+        "wpk-partition": str(source.partition),
+        "wpk-offset": str(source.offset),
+    }
+    headers = (*content.headers, *((name, text.encode()) for name, text in about.items()))
+    return Record(Topic.DEAD_LETTER, content.key, content.value, headers)

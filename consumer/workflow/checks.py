@@ -1,0 +1,194 @@
+"""All that can be said of a package before anything of it runs: every error at once, each with its path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Protocol
+
+import jsonschema
+from jsonschema.validators import validator_for
+from pydantic import JsonValue, ValidationError
+
+from consumer.workflow import conditions, graph, values
+from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, Unknown
+from schemas.failure import Problem
+from schemas.problems import problems_of
+from schemas.wpk import Handler, WorkflowPackage, unknown_fields
+
+JsonObject = dict[str, JsonValue]
+
+
+class Checks(Protocol):
+    """What of an adapter is needed here."""
+
+    def check(self, config: JsonObject, scope: Scope) -> Sequence[Problem]:
+        """All that is wrong with `config`, without I/O; paths are inside `config`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A package that was looked at."""
+
+    package: WorkflowPackage | None
+    """None where its structure is broken."""
+    parameters: JsonObject = field(default_factory=dict)
+    """The command's, with the package's defaults."""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """Those problems that forbid a run."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """Those that do not."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+
+def check_package(
+    document: JsonValue,
+    parameters: JsonObject | None,
+    adapters: Mapping[str, Checks],
+    *,
+    environment: Mapping[str, str] | None = None,
+    workflow_id: str | None = None,
+) -> Checked:
+    """Everything that is wrong with the package and, where they are given, with the command's parameters.
+
+    Without parameters (`None`: the package alone is looked at) those that have no default count as given.
+    """
+    if not isinstance(document, dict):
+        message = f"a package is an object with metadata and spec, not {type(document).__name__}"
+        return Checked(package=None, problems=(Problem(path="", message=message),))
+    try:
+        package = WorkflowPackage.model_validate(document)
+    except ValidationError as error:
+        return Checked(package=None, problems=tuple(problems_of(error, WorkflowPackage)))
+    problems = list(unknown_fields(package))
+    problems += _notes(package)
+    if workflow_id is not None and workflow_id not in (package.workflow_id, package.metadata.name):
+        message = f'the command says workflow_id "{workflow_id}", its package is "{package.workflow_id}"'
+        problems.append(Problem(path="metadata", message=message, severity="warning"))
+    merged, found = with_defaults(package, parameters)
+    problems += found
+    known: Mapping[str, JsonValue | Unknown] = merged
+    if parameters is None:
+        declared = (package.spec.parameters or {}).get("properties")
+        names = declared if isinstance(declared, dict) else {}
+        known = {**dict.fromkeys(names, UNKNOWN), **merged}
+    problems += _Handlers(package, adapters, known, environment or {}).problems()
+    return Checked(package=package, parameters=merged, problems=tuple(problems))
+
+
+def _notes(package: WorkflowPackage) -> Iterator[Problem]:
+    """What the package asks for and this agent does not enforce: said, never passed over."""
+    spec = package.spec
+    if package.metadata.signature:
+        yield _note("metadata.signature", "the signature is not verified by this agent")
+    if spec.safety.dry_run_required:
+        yield _note("spec.safety.dry_run_required", "not enforced by this agent: submit with dry_run first")
+    if spec.monitoring.alerts:
+        yield _note("spec.monitoring.alerts", "alerts are not sent by this agent; subscribe to the results topic")
+    if spec.runtime.type == "docker":
+        yield _note("spec.runtime.type", "docker is not checked: shell steps run in the agent's own sandbox")
+
+
+def _note(path: str, message: str) -> Problem:
+    return Problem(path=path, message=message, severity="warning")
+
+
+def with_defaults(package: WorkflowPackage, given: JsonObject | None) -> tuple[JsonObject, list[Problem]]:
+    """The parameters with the declared defaults, and what the package's own schema says against them."""
+    schema = package.spec.parameters
+    merged = dict(given or {})
+    if schema is None:
+        return merged, []
+    validator = validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
+        return merged, [Problem(path=f"spec.parameters{where}", message=f"no valid JSON Schema: {error.message[:200]}")]
+    properties = schema.get("properties")
+    for name, declared in properties.items() if isinstance(properties, dict) else ():
+        if name not in merged and isinstance(declared, dict) and "default" in declared:
+            merged[name] = deepcopy(declared["default"])
+    if given is None:
+        return merged, []
+    problems = []
+    for error in validator(schema).iter_errors(merged):
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
+        problems.append(Problem(path=f"parameters{path}", message=error.message[:300]))
+    return merged, problems
+
+
+class _Handlers:
+    """The checks of both lists of steps."""
+
+    def __init__(
+        self,
+        package: WorkflowPackage,
+        adapters: Mapping[str, Checks],
+        parameters: Mapping[str, JsonValue | Unknown],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._package = package
+        self._adapters = adapters
+        self._parameters = parameters
+        self._environment = environment
+
+    def problems(self) -> Iterator[Problem]:
+        spec = self._package.spec
+        yield from self._list(spec.handlers, "spec.handlers", before=())
+        run = [handler.name for handler in spec.handlers]
+        yield from self._list(spec.rollback.handlers, "spec.rollback.handlers", before=run)
+        found = values.substitute(dict(spec.outputs), self._scope(run))
+        yield from (problem.under("spec.outputs") for problem in found.problems)
+
+    def _list(self, handlers: Sequence[Handler], path: str, before: Sequence[str]) -> Iterator[Problem]:
+        """One list; `before` are steps of another list whose outputs may be named."""
+        built = graph.build(handlers)
+        yield from (problem.under(path) for problem in built.problems)
+        for index, handler in enumerate(handlers):
+            here = f"{path}[{index}]"
+            ancestors = built.ancestors(handler.name) if not built.problems else {h.name for h in handlers}
+            scope = self._scope([*before, *sorted(ancestors)])
+            yield from self._handler(handler, here, scope, [*before, *(h.name for h in handlers)])
+
+    def _scope(self, steps: Sequence[str]) -> ExecutionScope:
+        return ExecutionScope(
+            parameters=self._parameters,
+            execution_id=UNKNOWN,
+            workflow=self._package.metadata.name,
+            attempt=UNKNOWN,
+            outputs=dict.fromkeys(steps, UNKNOWN),
+            secrets=UNKNOWN,
+            environment=self._environment,
+        )
+
+    def _handler(self, handler: Handler, here: str, scope: ExecutionScope, steps: Sequence[str]) -> Iterator[Problem]:
+        adapter = self._adapters.get(handler.type)
+        if adapter is None:
+            near = get_close_matches(handler.type, self._adapters, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            names = ", ".join(sorted(self._adapters))
+            message = f'"{handler.type}" is no adapter of this agent{hint} (it has: {names})'
+            yield Problem(path=f"{here}.type", message=message)
+        else:
+            yield from (problem.under(f"{here}.config") for problem in adapter.check(dict(handler.config), scope))
+        if handler.when is None:
+            return
+        try:
+            named = conditions.compile_condition(handler.when).steps
+        except conditions.ConditionError as error:
+            yield Problem(path=f"{here}.when", message=str(error))
+            return
+        for name in sorted(named - set(steps)):
+            near = get_close_matches(name, steps, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            yield Problem(path=f"{here}.when", message=f'"{name}" is no step{hint}')
