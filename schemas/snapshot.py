@@ -12,7 +12,7 @@ from schemas.execution import ExecutionState, StepState
 
 _OUTPUT = {"output"}
 #: Keys that are not an execution's begin so; an execution id can't.
-RESERVED = "__"
+RESERVED = "@"
 
 
 def parts(before: ExecutionState | None, after: ExecutionState) -> Iterator[tuple[str, bytes | None]]:
