@@ -1,0 +1,20 @@
+"""The k8s adapter: steps that look at and change a Kubernetes cluster, with kubectl's semantics and an undo.
+
+Only `client` and `connect` talk to the API server; `kinds`, `config`, `fields`, `diff` and `rollout` are pure. The
+client library is imported with the first step that needs it.
+"""
+
+from __future__ import annotations
+
+from consumer.adapters.k8s.adapter import K8sAdapter
+from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.connect import Connector
+from consumer.ports import Adapter
+
+__all__ = ["build"]
+
+
+def build(settings: object) -> Adapter:
+    """The adapter for the cluster of `settings.kubeconfig` (paths; None: kubectl's default, or the pod's account)."""
+    kubeconfig = getattr(settings, "kubeconfig", None)
+    return K8sAdapter(Cluster(Connector(None if kubeconfig is None else str(kubeconfig))))

@@ -1,0 +1,136 @@
+"""The action restart: a rolling restart, as `kubectl rollout restart` does it; pods are deleted to be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+
+from consumer.adapters.k8s import diff, kinds, rollout, targets
+from consumer.adapters.k8s.actions.delete import delete_all, options_of, recorded
+from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.config import RestartConfig
+from consumer.adapters.k8s.undo import delete_record, fields_record, many_record, remember
+from consumer.errors import PermanentError
+from consumer.ports import JsonObject, Plan, StepContext
+
+_ANNOTATIONS = ("spec", "template", "metadata", "annotations")
+Found = list[tuple[kinds.Ref, JsonObject]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """Output: `{resource, restarted_at, already}`; with a selector `{restarted: [one of those each]}`.
+
+    The pod template carries the step's idempotency key beside kubectl's time stamp: an attempt that finds its key
+    there does nothing more (`already`). It does not wait for the rollout. For pods: `{restarted: [names]}`.
+    """
+
+    cluster: Cluster
+    config: RestartConfig
+    repeatable: bool = True
+    time_limit: float | None = None
+
+    async def plan(self, step: StepContext) -> Plan:
+        found = await targets.references(self.cluster, self.config)
+        _check(found, step)
+        subject = ", ".join(str(ref) for ref, _ in found)
+        if found[0][0].kind == kinds.POD:
+            detail: JsonObject = {"resource": subject}
+            return Plan(summary=f"delete {subject}, for the controllers to replace", changes=True, detail=detail)
+        stamp = _now()
+        changes: list[diff.Change] = []
+        for ref, item in found:
+            after = await self.cluster.patch(ref, _patch(stamp, step.idempotency_key), dry_run=True)
+            changes += diff.between(item, after)
+        pods = sum(_replicas(item) for _, item in found)
+        detail = {"resource": subject, "changes": diff.shown(changes, secret=False)}
+        return Plan(summary=f"restart {subject}: {pods} pods are replaced", changes=True, detail=detail)
+
+    async def run(self, step: StepContext) -> JsonObject:
+        if step.captured is not None and step.captured.get("op") == "delete":
+            return await self._delete(recorded(step.captured))
+        found = await targets.references(self.cluster, self.config)
+        _check(found, step)
+        if found[0][0].kind == kinds.POD:
+            summary = f"{len(found)} pods before they were deleted for a restart"
+            record = await remember(step, delete_record(found), summary)
+            return await self._delete(recorded(record))
+        if self.config.grace_period is not None:
+            await step.log("agent", "grace_period is for pods; a rolling restart uses terminationGracePeriodSeconds")
+        stamp = await self._remember(found, step)
+        outputs = [await self._one(ref, item, stamp, step) for ref, item in found]
+        return outputs[0] if len(outputs) == 1 and self.config.selector is None else {"restarted": list(outputs)}
+
+    async def _remember(self, found: Found, step: StepContext) -> str:
+        """Captures the templates' annotations; gives the time stamp of the step's first attempt."""
+        stamp = _now()
+        records = [
+            fields_record(ref, item, _changes(item, stamp, step.idempotency_key), whole=True) for ref, item in found
+        ]
+        record: JsonObject = {**(records[0] if len(records) == 1 else many_record(records)), "stamp": stamp}
+        revisions = ", ".join(
+            f"{ref} before its restart" + (f" (revision {rollout.revision_of(item)})" if _revised(item) else "")
+            for ref, item in found
+        )
+        record = await remember(step, record, revisions)
+        return str(record.get("stamp") or stamp)
+
+    async def _one(self, ref: kinds.Ref, item: JsonObject, stamp: str, step: StepContext) -> JsonObject:
+        already = diff.look(item, (*_ANNOTATIONS, rollout.RESTARTED_BY)) == step.idempotency_key
+        if not already:
+            await self.cluster.patch(ref, _patch(stamp, step.idempotency_key))
+        output: JsonObject = {"resource": str(ref), "restarted_at": stamp, "already": already}
+        if _revised(item) and not already:
+            output["revision_before"] = rollout.revision_of(item)
+        return output
+
+    async def _delete(self, pods: Sequence[tuple[kinds.Ref, str]]) -> JsonObject:
+        deleted = await delete_all(self.cluster, pods, options_of(self.config.grace_period))
+        return {"resource": ", ".join(deleted), "restarted": list[JsonValue](deleted)}
+
+
+def _check(found: Found, step: StepContext) -> None:
+    """Raises PermanentError for what kubectl refuses too, and for more pods than the package allows."""
+    kind = found[0][0].kind
+    if kind == kinds.POD:
+        for ref, item in found:
+            if not rollout.mapping(item, "metadata").get("ownerReferences"):
+                raise PermanentError(f"{ref} has no controller that would replace it", code="not_supported")
+        targets.bound_pods(step, len(found), "the restart")
+        return
+    if kind.name not in kinds.ROLLING:
+        raise PermanentError(
+            f"a {kind.singular} can't be restarted; only deployments, statefulsets, daemonsets and pods can",
+            code="not_supported",
+        )
+    for ref, item in found:
+        if rollout.mapping(item, "spec").get("paused") is True:
+            raise PermanentError(f"{ref} is paused; resume it first (kubectl rollout resume)", code="paused")
+    targets.bound_pods(step, sum(_replicas(item) for _, item in found), "the restart")
+
+
+def _replicas(item: JsonObject) -> int:
+    if rollout.text(item, "kind") == "DaemonSet":
+        return rollout.integer(item, "status", "desiredNumberScheduled")
+    return rollout.integer(item, "spec", "replicas", default=1)
+
+
+def _revised(item: JsonObject) -> bool:
+    return rollout.revision_of(item) > 0
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _patch(stamp: str, key: str) -> JsonObject:
+    annotations: JsonObject = {rollout.RESTARTED_AT: stamp, rollout.RESTARTED_BY: key}
+    return {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+
+
+def _changes(item: JsonObject, stamp: str, key: str) -> list[diff.Change]:
+    wanted = ((rollout.RESTARTED_AT, stamp), (rollout.RESTARTED_BY, key))
+    return [diff.change(path, diff.look(item, path), to) for name, to in wanted for path in [(*_ANNOTATIONS, name)]]

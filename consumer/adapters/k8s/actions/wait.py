@@ -1,0 +1,201 @@
+"""The action wait: until a condition holds, with the meanings of `kubectl wait` and `kubectl rollout status`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from consumer.adapters.k8s import fields, kinds, rollout, targets
+from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.config import WaitConfig
+from consumer.adapters.k8s.watching import Scene, State, until
+from consumer.errors import PermanentError, TemporaryError
+from consumer.ports import JsonObject, Plan, StepContext
+from schemas.scalars import format_duration
+
+Test = Callable[[JsonObject], rollout.Status]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What was seen last, for the message when time is over."""
+
+    message: str = "nothing seen yet"
+    seen: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Output: `{resource, condition, state}`; `state` says in words what was reached.
+
+    A failed rollout (progress deadline), a failed job, or an object that is deleted meanwhile end the wait at once.
+    """
+
+    cluster: Cluster
+    config: WaitConfig
+    repeatable: bool = True
+
+    @property
+    def time_limit(self) -> float | None:
+        return self.config.timeout
+
+    async def plan(self, step: StepContext) -> Plan:
+        scene = await self._scene()
+        condition = self._condition(scene)
+        test_of(condition, scene.kind)
+        found = await self.cluster.items(scene.kind, scene.namespace, scene.query)
+        if not found and not _is_deletion(condition):
+            raise PermanentError(f"{_subject(scene)} not found", code="not_found")
+        summary = f"wait until {_subject(scene)} is {condition}"
+        return Plan(summary=summary, changes=False, detail={"resource": _subject(scene)})
+
+    async def run(self, step: StepContext) -> JsonObject:
+        scene = await self._scene()
+        subject, condition = _subject(scene), self._condition(scene)
+        progress = _Progress()
+        if _is_deletion(condition):
+            look = _gone(subject)
+        else:
+            look = _all_hold(subject, test_of(condition, scene.kind), progress, named=scene.name is not None)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                state = await until(self.cluster, scene, look)
+        except TimeoutError as error:
+            limit = format_duration(self.config.timeout or 0.0)
+            raise TemporaryError(
+                f"{subject} is not {condition} after {limit}: {progress.message}", code="timeout"
+            ) from error
+        return {"resource": subject, "condition": condition, "state": state}
+
+    def _condition(self, scene: Scene) -> str:
+        return self.config.condition or ("complete" if scene.kind == kinds.JOB else "ready")
+
+    async def _scene(self) -> Scene:
+        if self.config.name is not None:
+            ref = await targets.reference(self.cluster, self.config)
+            return Scene(ref.kind, ref.namespace, name=ref.name)
+        kind = kinds.POD if self.config.resource_type is None else await targets.kind_of(self.cluster, self.config)
+        namespace = await targets.namespace_of(self.cluster, self.config, kind)
+        return Scene(kind, namespace, selector=self.config.selector)
+
+
+def _subject(scene: Scene) -> str:
+    if scene.name is not None:
+        return str(kinds.Ref(scene.kind, scene.namespace, scene.name))
+    where = f" in namespace {scene.namespace}" if scene.namespace else ""
+    return f"{scene.kind.plural} {scene.selector}{where}"
+
+
+def _is_deletion(condition: str) -> bool:
+    return condition.lower() in ("deleted", "delete")
+
+
+def _gone(subject: str) -> Callable[[State], str | None]:
+    """Holds once all that was there at first is gone; what is made meanwhile does not count (kubectl waits by uid)."""
+    first: set[str] | None = None
+
+    def look(state: State) -> str | None:
+        nonlocal first
+        first = set(state) if first is None else first
+        return None if first & set(state) else f"{subject} is gone"
+
+    return look
+
+
+def _all_hold(subject: str, test: Test, progress: _Progress, *, named: bool) -> Callable[[State], str | None]:
+    """Holds when the test does for all; a named object must stay the same one, selected ones may come and go."""
+
+    def look(state: State) -> str | None:
+        if not progress.seen and not state:
+            raise PermanentError(f"{subject} not found", code="not_found")
+        if named and progress.seen and not progress.seen & set(state):
+            raise PermanentError(f"{subject} was deleted while it was waited for", code="not_found")
+        progress.seen = progress.seen or set(state)
+        if not state:
+            progress.message = "nothing is there now"
+            return None
+        results = [(targets.name_of(item), test(item)) for item in state.values()]
+        open_ones = [(name, result) for name, result in results if not result.done]
+        for name, result in open_ones:
+            if result.failed:
+                raise PermanentError(f"{subject}: {name}: {result.message}", code="failed")
+        if open_ones:
+            progress.message = "; ".join(f"{name}: {result.message}" for name, result in open_ones[:3])
+            return None
+        return "; ".join(result.message for _, result in results[:3])
+
+    return look
+
+
+# --- conditions -------------------------------------------------------------------------------------------------
+
+
+def test_of(condition: str, kind: kinds.Kind) -> Test:
+    """The test for a condition as users write it. Raises PermanentError for one that can't be understood."""
+    text = condition.strip()
+    word = text.lower()
+    if word.startswith("jsonpath="):
+        return _jsonpath(text[len("jsonpath=") :])
+    if word == "rollout" or (word == "ready" and kind.name in kinds.ROLLING):
+        return rollout.status
+    if word == "available" and kind.name in ("StatefulSet", "DaemonSet"):
+        return rollout.status
+    if word == "ready" and kind.name == "ReplicaSet":
+        return _replicas_ready
+    if word == "complete" and kind.name == "Job":
+        return _job_complete
+    name, _, wanted = text.removeprefix("condition=").partition("=")
+    return _condition(name, wanted or "true")
+
+
+def _condition(name: str, wanted: str) -> Test:
+    """As `kubectl wait` does it: names and values in any case; a condition of an older generation does not count."""
+
+    def test(item: JsonObject) -> rollout.Status:
+        for entry in rollout.conditions(item):
+            if str(entry.get("type")).lower() != name.lower():
+                continue
+            observed = rollout.integer(entry, "observedGeneration")
+            if observed and observed < rollout.integer(item, "metadata", "generation"):
+                return rollout.Status(False, f"{name} is of an older generation")
+            value = str(entry.get("status"))
+            reason = f" ({entry['reason']})" if entry.get("reason") else ""
+            return rollout.Status(value.lower() == wanted.lower(), f"{entry.get('type')} is {value}{reason}")
+        return rollout.Status(False, f"has no condition {name}")
+
+    return test
+
+
+def _job_complete(item: JsonObject) -> rollout.Status:
+    failed = _condition("Failed", "true")(item)
+    if failed.done:
+        return rollout.Status(False, f"the job failed: {failed.message}", failed=True)
+    return _condition("Complete", "true")(item)
+
+
+def _replicas_ready(item: JsonObject) -> rollout.Status:
+    ready, wanted = (
+        rollout.integer(item, "status", "readyReplicas"),
+        rollout.integer(item, "spec", "replicas", default=1),
+    )
+    seen = rollout.integer(item, "status", "observedGeneration") >= rollout.integer(item, "metadata", "generation")
+    return rollout.Status(seen and ready >= wanted, f"{ready} of {wanted} pods ready")
+
+
+def _jsonpath(text: str) -> Test:
+    """`{.status.phase}=Running`; without a value: the field is there."""
+    path_text, found, wanted = text.partition("}=") if text.strip().startswith("{") else text.partition("=")
+    path_text = path_text + "}" if found == "}=" else path_text
+    try:
+        path = fields.parse(path_text)
+    except ValueError as error:
+        raise PermanentError(f"condition: {error}", code="invalid") from error
+    wanted = wanted.strip("'\"")
+
+    def test(item: JsonObject) -> rollout.Status:
+        values = [fields.text_of(value) for value in fields.find(item, path)]
+        said = f"{path_text} is {', '.join(values)[:100] or 'missing'}"
+        return rollout.Status(bool(values) and (not found or all(v == wanted for v in values)), said)
+
+    return test

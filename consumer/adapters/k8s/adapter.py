@@ -1,0 +1,110 @@
+"""The k8s adapter: checks a config, makes its action, undoes what an action captured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from consumer.adapters.k8s import config as configs
+from consumer.adapters.k8s.actions.create import Create
+from consumer.adapters.k8s.actions.delete import Delete
+from consumer.adapters.k8s.actions.logs import Logs
+from consumer.adapters.k8s.actions.patches import Mark, Patch
+from consumer.adapters.k8s.actions.reads import Events, Get
+from consumer.adapters.k8s.actions.restart import Restart
+from consumer.adapters.k8s.actions.rollback import Rollback
+from consumer.adapters.k8s.actions.scale import Scale
+from consumer.adapters.k8s.actions.wait import Wait
+from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.undo import Undo
+from consumer.errors import ConfigError
+from consumer.ports import Action, JsonObject, Plan, Scope, StepContext
+from consumer.workflow import values
+from schemas.failure import Problem
+
+
+class K8sAdapter:
+    """Steps of the type k8s, all on one cluster. Connects with the first step that needs it."""
+
+    name = "k8s"
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    @property
+    def config_model(self) -> type[BaseModel]:
+        return configs.K8sConfig
+
+    def check(self, config: JsonObject, scope: Scope) -> Sequence[Problem]:
+        wrong = configs.wrong_action(config)
+        if wrong is not None:
+            return [wrong]
+        full = configs.complete(config, scope)
+        model = configs.MODELS[str(full["action"])]
+        return [*configs.conflicts(full), *values.check_config(model, full, scope)]
+
+    def prepare(self, config: JsonObject, scope: Scope) -> Action:
+        wrong = configs.wrong_action(config)
+        if wrong is not None:
+            raise ConfigError([wrong])
+        full = configs.complete(config, scope)
+        problems = configs.conflicts(full)
+        if problems:
+            raise ConfigError(problems)
+        bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
+        return action_of(self._cluster, bound)
+
+    async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
+        return await Undo(self._cluster, step, dry_run=True).plan(record)
+
+    async def undo(self, record: JsonObject, step: StepContext) -> JsonObject:
+        return await Undo(self._cluster, step, dry_run=False).run(record)
+
+    async def aclose(self) -> None:
+        await self._cluster.aclose()
+
+
+def action_of(cluster: Cluster, config: configs.ActionConfig) -> Action:
+    """The action that the config's model stands for."""
+    match config:
+        case configs.CreateConfig() | configs.DeleteConfig() | configs.PatchConfig() | configs.AnnotateConfig():
+            return _object_action(cluster, config)
+        case configs.LabelConfig():
+            return Mark(cluster=cluster, config=config, part="labels")
+        case configs.RestartConfig():
+            return Restart(cluster=cluster, config=config)
+        case configs.ScaleConfig():
+            return Scale(cluster=cluster, config=config)
+        case configs.RollbackConfig():
+            return Rollback(cluster=cluster, config=config)
+        case _:
+            return _reading_action(cluster, config)
+
+
+def _object_action(
+    cluster: Cluster, config: configs.CreateConfig | configs.DeleteConfig | configs.PatchConfig | configs.AnnotateConfig
+) -> Action:
+    match config:
+        case configs.CreateConfig():
+            return Create(cluster=cluster, config=config)
+        case configs.DeleteConfig():
+            return Delete(cluster=cluster, config=config)
+        case configs.PatchConfig():
+            return Patch(cluster=cluster, config=config)
+        case configs.AnnotateConfig():
+            return Mark(cluster=cluster, config=config, part="annotations")
+
+
+def _reading_action(cluster: Cluster, config: configs.ActionConfig) -> Action:
+    match config:
+        case configs.LogsConfig():
+            return Logs(cluster=cluster, config=config)
+        case configs.EventsConfig():
+            return Events(cluster=cluster, config=config)
+        case configs.GetConfig():
+            return Get(cluster=cluster, config=config)
+        case configs.WaitConfig():
+            return Wait(cluster=cluster, config=config)
+        case _:
+            raise AssertionError(f"no action for {type(config).__name__}")

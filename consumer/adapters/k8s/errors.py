@@ -1,0 +1,114 @@
+"""From the API server's answers and the client's exceptions to our own errors, by one table.
+
+Only the text of a `Status` object is passed on, cut; the rest of a body is dropped, as it may hold anything. For
+Secrets even that text is dropped where it may quote the object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import JsonValue
+
+from consumer.errors import PermanentError, StepError, TemporaryError
+
+_MAX_TEXT = 400
+Fate = Literal["permanent", "temporary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, as messages name it."""
+
+    verb: str
+    """As RBAC names it: get, list, watch, create, patch, update, delete."""
+    resource: str
+    """As RBAC names it: `deployments`, `pods/log`, `deployments.apps/scale`."""
+    subject: str
+    """For a human: `deployment payments/api`."""
+    secret: bool = False
+    """Whether the server's text may quote what must not be shown."""
+
+    @property
+    def reads(self) -> bool:
+        return self.verb in {"get", "list", "watch"}
+
+
+#: HTTP status to (fate, code, what to say). `{subject}`, `{verb}`, `{resource}` and `{text}` are filled in.
+_TABLE: dict[int, tuple[Fate, str, str]] = {
+    400: ("permanent", "bad_request", "{subject}: the API server refused the request: {text}"),
+    401: (
+        "permanent",
+        "unauthorized",
+        "{subject}: the API server does not accept the agent's credentials; check the kubeconfig's user or the token",
+    ),
+    403: (
+        "permanent",
+        "forbidden",
+        "{subject}: not allowed to {verb} {resource}: {text}; grant the agent the verb {verb} on {resource}",
+    ),
+    404: ("permanent", "not_found", "{subject} not found"),
+    405: ("permanent", "not_supported", "{subject}: the cluster does not support {verb} of {resource}"),
+    409: ("temporary", "conflict", "{subject} was changed by someone else at the same time: {text}"),
+    410: ("temporary", "expired", "{subject}: the API server no longer has that resource version"),
+    413: ("permanent", "too_large", "{subject}: the request is too large for the API server"),
+    415: (
+        "permanent",
+        "not_supported",
+        "{subject}: the kind does not take that patch type; use patch_type merge or json",
+    ),
+    422: ("permanent", "invalid", "{subject}: the API server finds it invalid: {text}"),
+    429: ("temporary", "throttled", "{subject}: the API server asks to come back later: {text}"),
+    503: ("temporary", "unavailable", "{subject}: the API server is not available: {text}"),
+    504: ("temporary", "unavailable", "{subject}: the API server took too long: {text}"),
+}
+
+
+def of_status(status: int, body: JsonValue, request: Request, delay: float | None = None) -> StepError:
+    """The error for an answer that is no success; `delay` is its Retry-After in seconds."""
+    text = _text(body, request)
+    values = {"subject": request.subject, "verb": request.verb, "resource": request.resource, "text": text}
+    if status == 409 and isinstance(body, dict) and body.get("reason") == "AlreadyExists":
+        return PermanentError(f"{request.subject} already exists", code="already_exists")
+    if status in _TABLE:
+        fate, code, template = _TABLE[status]
+        message = template.format_map(values)
+    else:
+        fate = "temporary" if status >= 500 else "permanent"
+        code = "server_error" if status >= 500 else "bad_request"
+        message = f"{request.subject}: the API server answered {status}: {text}"
+    if fate == "temporary":
+        return TemporaryError(message, code=code, delay=delay)
+    return PermanentError(message, code=code)
+
+
+def _text(body: JsonValue, request: Request) -> str:
+    """What a Status object says, cut; field names only where its text may quote a secret."""
+    if not isinstance(body, dict) or body.get("kind") != "Status":
+        return "(no Status object)"
+    if request.secret and body.get("code") in (400, 422):
+        details = body.get("details")
+        causes = details.get("causes") if isinstance(details, dict) else None
+        fields = [str(c.get("field")) for c in causes if isinstance(c, dict)] if isinstance(causes, list) else []
+        return f"{body.get('reason', 'Invalid')}{' at ' + ', '.join(fields) if fields else ''}"
+    text = " ".join(str(body.get("message") or body.get("reason") or "").split())
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+
+
+def unreachable(request: Request, host: str, cause: BaseException, *, sent: bool) -> TemporaryError:
+    """The API server could not be reached, or went away while it was answering."""
+    why = " ".join(str(cause).split())[:200] or type(cause).__name__
+    doubt = "" if request.reads or not sent else "; whether the change was made is not known"
+    return TemporaryError(
+        f"{request.subject}: cannot reach the API server at {host} ({why}){doubt}", code="unreachable"
+    )
+
+
+def no_cluster(why: str) -> PermanentError:
+    """There is no usable description of a cluster."""
+    return PermanentError(
+        f"no Kubernetes cluster: {why}. Set KUBECONFIG to a kubeconfig file, or run the agent in a cluster "
+        "with a service account",
+        code="no_cluster",
+    )
