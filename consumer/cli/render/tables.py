@@ -1,0 +1,62 @@
+"""Lists of executions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from consumer.cli.render.text import DIM, clean, exact, roughly, seconds, status_text, words
+from schemas.events import Status
+from schemas.execution import ExecutionState
+
+_HEAD = ("EXECUTION", "WORKFLOW", "STATUS", "STEPS", "FOR", "WHY")
+
+
+def executions(states: Sequence[ExecutionState], now: datetime) -> list[Text]:
+    """One line for each, under a heading; a sentence where there is none."""
+    if not states:
+        return [Text("no executions", style=DIM)]
+    cells = [_row(state, now) for state in states]
+    widths = [max(len(head), *(len(row[index]) for row in cells)) for index, head in enumerate(_HEAD)]
+    lines = [Text("  ".join(f"{head:<{width}}" for head, width in zip(_HEAD, widths, strict=True)).rstrip(), style=DIM)]
+    for state, row in zip(states, cells, strict=True):
+        line = Text("")
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            style = status_text(state.status).style if index == 2 else ""
+            line.append(cell, style=style).append(" " * (width - len(cell) + 2))
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _row(state: ExecutionState, now: datetime) -> tuple[str, ...]:
+    steps = f"{state.steps_completed}/{state.total_steps}" if state.total_steps else ""
+    workflow = clean(state.workflow_id or state.workflow_name or "-", 40)
+    status = words(state.status) + (" (dry run)" if state.dry_run else "")
+    return clean(state.execution_id, 128), workflow, status, steps, _since(state, now), _why(state, now)
+
+
+def _since(state: ExecutionState, now: datetime) -> str:
+    """How long it runs or waits; after its end, when that was."""
+    if state.over:
+        return f"{roughly(now - state.completed_at)} ago" if state.completed_at else ""
+    begin = state.started_at or state.accepted_at
+    return roughly(now - begin) if begin else ""
+
+
+def _why(state: ExecutionState, now: datetime) -> str:
+    if state.status is Status.AWAITING_APPROVAL:
+        expires = state.approval_expires_at
+        return f"nobody approved; expires in {roughly(expires - now)}" if expires else "nobody approved"
+    if state.status is Status.COMPLETED and state.started_at and state.completed_at:
+        return f"took {seconds(state.completed_at - state.started_at)}"
+    if state.error_message and state.over:
+        return clean(state.error_message, 100)
+    step = state.steps.get(state.current_step or "") or state.rollback_steps.get(state.current_step or "")
+    if step is None:
+        return ""
+    if step.error and step.retry_at:
+        return f"step {clean(step.step, 40)} failed, attempt {step.attempt + 1} at {exact(step.retry_at)}"
+    return f"step {clean(step.step, 40)}"
