@@ -32,7 +32,9 @@ _SCHEMA = WithJsonSchema({"anyOf": [{"type": t} for t in ("string", "number", "b
 
 #: Anything but null; what is no text becomes compact JSON.
 Text = Annotated[str, BeforeValidator(as_text), _SCHEMA]
-#: The same for a place where the operating system takes no NUL.
+#: A script: nothing but text.
+ScriptText = Annotated[str, AfterValidator(_no_nul)]
+#: As Text, for a place where the operating system takes no NUL.
 Argument = Annotated[str, BeforeValidator(as_text), AfterValidator(_no_nul), _SCHEMA]
 
 
@@ -75,7 +77,7 @@ class Limits(_Strict):
 class ShellConfig(_Strict):
     """A command, and what it may see and use."""
 
-    command: Argument | None = Field(default=None, min_length=1)
+    command: ScriptText | None = Field(default=None, min_length=1)
     """A script for `/bin/sh -c`. A placeholder in it is data wherever it stands, always one word, never code."""
     args: tuple[Argument, ...] | None = Field(default=None, min_length=1)
     """A program and its arguments, run without a shell."""

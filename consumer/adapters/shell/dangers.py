@@ -50,8 +50,8 @@ class Hole:
 
     def refuse(self, reason: str, remedy: str | None = None) -> None:
         """No value may stand here. The first reason stays."""
-        remedy = remedy or f'put it into env (env: {{VALUE: "${{{self.expression}}}"}}) and write "$VALUE", or use args'
-        self.refused = self.refused or f"${{{self.expression}}} stands {reason}, where it could become code; {remedy}"
+        remedy = remedy or f'put it into env (env: {{VALUE: "${{{self.expression}}}"}}) and use "$VALUE" there'
+        self.refused = self.refused or f"${{{self.expression}}} stands {reason}: a value must not become code; {remedy}"
 
     def refusal(self, value: str) -> str | None:
         """What is wrong with this value here."""
@@ -146,7 +146,7 @@ def runs_code(name: str) -> bool:
 def judge(command: Command) -> None:
     """Refuses the command's placeholders where their values could become code, and narrows what they may be."""
     words = list(command.words)
-    while words and not words[0].quoted and _ASSIGNMENT.match(words[0].text):
+    while words and _ASSIGNMENT.match(words[0].text):
         words.pop(0)
     for word in words[_MOST_WORDS:]:
         word.refuse(f"beyond the first {_MOST_WORDS} words of a command")

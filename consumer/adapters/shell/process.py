@@ -137,7 +137,7 @@ async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
         child = await asyncio.shield(starting)
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
-            child = await _uncancelled(starting)
+            child = await uncancelled(starting)
             await _finish(child, 0.0)
         raise
     try:
@@ -164,7 +164,7 @@ def _ended(child: _Child) -> Ended:
     return Ended(exit_code=exit_code, ran=ran, survivors=child.survivors)
 
 
-async def _uncancelled(task: asyncio.Task[T], on_cancel: Callable[[], object] = bool) -> T:
+async def uncancelled(task: asyncio.Task[T], on_cancel: Callable[[], object] = bool) -> T:
     """The task's result, waited for through every cancellation; who calls it is already on the way to raise one."""
     while not task.done():
         try:
@@ -295,7 +295,7 @@ async def _drain(child: _Child) -> None:
 
 async def _finish(child: _Child, grace: float) -> None:
     """Ends everything of the child, uncancelled."""
-    await _uncancelled(asyncio.create_task(_end(child, grace)), child.hurry.set)
+    await uncancelled(asyncio.create_task(_end(child, grace)), child.hurry.set)
 
 
 async def _end(child: _Child, grace: float) -> None:

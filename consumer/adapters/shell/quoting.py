@@ -12,7 +12,7 @@ placeholders from there on rather than guess.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -39,13 +39,15 @@ class Script:
     """One for each place; several places of one expression share a variable."""
     problems: tuple[str, ...]
     """Why it can't be used; each names the placeholder and the remedy."""
+    reads_code: bool = False
+    """Whether a command in it runs what it reads from its standard input."""
 
     @property
     def variables(self) -> dict[str, str]:
         """The expression whose value each variable carries."""
         return {hole.variable: hole.expression for hole in self.holes}
 
-    def refusals(self, values: dict[str, str]) -> Iterator[str]:
+    def refusals(self, values: Mapping[str, str]) -> Iterator[str]:
         """What is wrong with the values (by expression) in the places where not every value is harmless."""
         for hole in self.holes:
             if hole.expression in values and (reason := hole.refusal(values[hole.expression])) is not None:
@@ -62,7 +64,46 @@ def render(template: str) -> Script:
         problems.append(f"the command nests $( and ( deeper than {_DEPTH}; make a script file of it")
     holes = tuple(symbol for symbol in symbols if isinstance(symbol, Hole))
     refused = [hole.refused for hole in holes if hole.refused is not None]
-    return Script(text="".join(scanner.out), holes=holes, problems=(*problems, *dict.fromkeys(refused)))
+    return Script(
+        text="".join(scanner.out),
+        holes=holes,
+        problems=(*problems, *dict.fromkeys(refused)),
+        reads_code=scanner.reads_code,
+    )
+
+
+def judge_args(args: Sequence[str]) -> list[Script]:
+    """The same judgement for arguments of a program, one for each. Their values are put in plainly, not by `text`."""
+    command = dangers.Command()
+    scripts = []
+    found: list[tuple[list[Hole], list[str]]] = []
+    for arg in args:
+        symbols, problems = _symbols(arg)
+        word = Word(quoted=True)
+        for symbol in symbols:
+            if isinstance(symbol, Hole):
+                word.add(symbol)
+            else:
+                word.text += symbol
+        command.words.append(word)
+        found.append((word.holes, problems))
+    dangers.judge(command)
+    reads_code = dangers.reads_code(command)
+    for arg, (holes, problems) in zip(args, found, strict=True):
+        refused = [hole.refused for hole in holes if hole.refused is not None]
+        scripts.append(
+            Script(text=arg, holes=tuple(holes), problems=(*problems, *dict.fromkeys(refused)), reads_code=reads_code)
+        )
+    return scripts
+
+
+def shown(template: str, values: Mapping[str, str]) -> str:
+    """The script as a human reads it, with the values plainly in place; not what runs. Unknown ones stay `${…}`."""
+    symbols, _ = _symbols(template)
+    return "".join(
+        values.get(symbol.expression, f"${{{symbol.expression}}}") if isinstance(symbol, Hole) else symbol
+        for symbol in symbols
+    )
 
 
 def _symbols(template: str) -> tuple[list[str | Hole], list[str]]:
@@ -122,6 +163,7 @@ class _Scanner:
         self._position = 0
         self._depth = 0
         self.out: list[str] = []
+        self.reads_code = False
         #: Why every placeholder is refused just here, innermost last.
         self._inside: list[str] = []
         #: Why every placeholder is refused from here on.
@@ -213,6 +255,7 @@ class _Scanner:
         """The command is complete: looks at what it does with its values."""
         dangers.judge(frame.command)
         if dangers.reads_code(frame.command):
+            self.reads_code = True
             for hole in self._seen:
                 hole.refuse("before a command that runs as code what it reads")
             self._seen.clear()

@@ -1,0 +1,272 @@
+"""A shell step with its values in place: says what it would run, and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from consumer.adapters.shell import output, parsing, process, sandbox
+from consumer.adapters.shell.config import ShellConfig
+from consumer.errors import PermanentError, StepError, TemporaryError
+from consumer.ports import JsonObject, Plan, StepContext
+
+#: Characters of a message's quotation of what the command printed.
+_QUOTED = 300
+#: Seconds for the last words of a cancelled command.
+_LAST_WORDS = 2.0
+_HINTS = {
+    signal.SIGXCPU: "it used up limits.cpu",
+    signal.SIGXFSZ: "it wrote a file larger than limits.file_size",
+    signal.SIGKILL: "killed from outside: often the memory was exhausted",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the adapter gives to all of its steps."""
+
+    sandbox: sandbox.Sandbox
+    environment: Mapping[str, str]
+    """The agent's own variables that commands may have."""
+    grace: float
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellAction:
+    """A command that is ready."""
+
+    config: ShellConfig
+    """With `command` as it runs: its values are in variables."""
+    shown: str
+    """The command as a human reads it, values in place."""
+    values: Mapping[str, str]
+    """The variables that carry the command's values."""
+    expressions: Mapping[str, str]
+    """The placeholder that each of these variables stands for."""
+    surroundings: Surroundings
+
+    @property
+    def repeatable(self) -> bool:
+        """Nobody knows what a command does, so nobody may just do it twice."""
+        return False
+
+    @property
+    def time_limit(self) -> float | None:
+        return None
+
+    async def plan(self, step: StepContext) -> Plan:
+        """The command and the sandbox it would get. Raises PermanentError where it would get none and needs one."""
+        level = await self.surroundings.sandbox.level()
+        where = "in bubblewrap" if level == "bubblewrap" else "without a sandbox"
+        detail: JsonObject = {
+            "command": self.shown,
+            "sandbox": level,
+            "network": self.config.network,
+            "cwd": str(Path(sandbox.WORKSPACE, self.config.cwd)) if level == "bubblewrap" else self.config.cwd,
+            "env": dict(self.config.env),
+            "success_codes": list(self.config.success_codes),
+            "limits": self.config.limits.model_dump(exclude_none=True),
+        }
+        if self.config.command is not None and self.values:
+            detail["script"] = self.config.command
+            detail["values"] = {self.expressions[name]: value for name, value in self.values.items()}
+        if self.config.stdin is not None:
+            detail["stdin"] = self.config.stdin
+        network = ", with network" if self.config.network else ", no network"
+        return Plan(summary=f"run `{_one_line(self.shown, 120)}` {where}{network}", changes=True, detail=detail)
+
+    async def run(self, step: StepContext) -> JsonObject:
+        """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and `parsed` where it is to be parsed."""
+        level = await self.surroundings.sandbox.level()
+        if level == "none" and (report := await self.surroundings.sandbox.report()).mode == "preferred":
+            await step.log("agent", f"warning: this step runs without a sandbox: {report.detail}")
+        async with _scratch(level) as directory:
+            spec = sandbox.Spec(
+                argv=self._argv(),
+                env=self._env(step, sandbox.WORKSPACE if level == "bubblewrap" else directory),
+                cwd=self.config.cwd,
+                stdin=None if self.config.stdin is None else self.config.stdin.encode("utf-8", "replace"),
+                limits=self.config.limits,
+                network=self.config.network,
+            )
+            launch = self.surroundings.sandbox.launch(spec, level, directory)
+            return await self._execute(launch, step)
+
+    def _argv(self) -> tuple[str, ...]:
+        if self.config.args is not None:
+            return self.config.args
+        # A script that begins with a dash would be taken for an option.
+        script = self.config.command or ""
+        return ("/bin/sh", "-c", f" {script}" if script[:1] in ("-", "+") else script)
+
+    def _env(self, step: StepContext, home: str) -> dict[str, str]:
+        return {
+            "PATH": sandbox.SEARCH_PATH,
+            "HOME": home,
+            "LANG": "C.UTF-8",
+            **self.surroundings.environment,
+            **self.config.env,
+            **self.values,
+            "WPK_EXECUTION_ID": step.execution_id,
+            "WPK_STEP": step.step,
+            "WPK_ATTEMPT": str(step.attempt),
+            "WPK_IDEMPOTENCY_KEY": step.idempotency_key,
+        }
+
+    async def _execute(self, launch: process.Launch, step: StepContext) -> JsonObject:
+        heard = _Heard(step, parse=self.config.parse != "none")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            ended = await process.execute(launch, heard.hear, grace=self.surroundings.grace)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await heard.finish()
+            raise
+        except OSError as error:
+            raise _not_started(error, launch) from error
+        duration = round(loop.time() - began, 3)
+        await heard.finish()
+        if ended.survivors:
+            await step.log("agent", "warning: a process of this step could not be ended and goes on outside")
+        result: JsonObject = {
+            "stdout": heard.kept["stdout"].text(),
+            "stderr": heard.kept["stderr"].text(),
+            "exit_code": ended.exit_code,
+            "duration": duration,
+        }
+        if (error := self._error(ended, heard, dict(result))) is not None:
+            raise error
+        if self.config.parse != "none":
+            result["parsed"] = self._parsed(heard.kept["stdout"], result)
+        return result
+
+    def _error(self, ended: process.Ended, heard: _Heard, result: dict[str, object]) -> StepError | None:
+        """What the end means, if it is no success."""
+        stderr = heard.kept["stderr"].text().strip()
+        last = _one_line(stderr.rpartition("\n")[2], _QUOTED)
+        program = self._argv()[0]
+        if not ended.ran:
+            if "Can't chdir to" in last:
+                return _bad_cwd(self.config.cwd)
+            message = f"the sandbox ended before the command did: {last or f'exit code {ended.exit_code}'}"
+            return TemporaryError(message, code="sandbox_failed", output=result)
+        if ended.exit_code in (126, 127) and stderr.startswith("prlimit: failed to execute"):
+            return PermanentError(
+                f'"{_one_line(program, 80)}" can\'t be run: {last.rpartition(": ")[2]}; the command sees the programs of '
+                "the agent's machine in /usr: install it there, or name one that is there",
+                code="command_not_found",
+            )
+        if ended.exit_code in self.config.success_codes:
+            return None
+        if ended.exit_code == 127 and last.endswith("not found"):
+            return PermanentError(
+                f"exit code 127: {last}; install the program on the agent's machine (the command sees /usr)",
+                code="command_not_found",
+                output=result,
+            )
+        said = f": {last}" if last else ", and nothing on stderr"
+        return TemporaryError(f"exit code {_code(ended.exit_code)}{said}", code="exit_code", output=result)
+
+    def _parsed(self, kept: output.Kept, result: JsonObject) -> JsonValue:
+        raw = kept.whole
+        try:
+            if raw is None:
+                raise ValueError(f"stdout has {kept.total} bytes, more than the {output.PARSED} that can be parsed")
+            return parsing.parse_output(raw, "json" if self.config.parse == "json" else "lines")
+        except ValueError as error:
+            raise PermanentError(
+                f"the command succeeded, but its output can't be parsed: {error}",
+                code="output_format",
+                output=dict(result),
+            ) from error
+
+
+class _Heard:
+    """What the command printed so far: handed to the log line by line, and kept in part."""
+
+    def __init__(self, step: StepContext, *, parse: bool) -> None:
+        self._step = step
+        self._lines: dict[process.Source, output.Lines] = {"stdout": output.Lines(), "stderr": output.Lines()}
+        head = output.PARSED if parse else output.KEPT // 2
+        self.kept: dict[process.Source, output.Kept] = {"stdout": output.Kept(head=head), "stderr": output.Kept()}
+
+    async def hear(self, source: process.Source, chunk: bytes) -> None:
+        """Takes a chunk in; returns when the log has its lines."""
+        self.kept[source].feed(chunk)
+        for line in self._lines[source].feed(chunk):
+            await self._step.log(source, line)
+
+    async def finish(self) -> None:
+        """The lines that no newline ended, and what was cut."""
+        for source, lines in self._lines.items():
+            for line in lines.close():
+                await self._step.log(source, line)
+            if lines.cut:
+                await self._step.log(
+                    "agent", f"{source}: {lines.cut} too long lines were cut, {lines.lost} bytes of them are not here"
+                )
+
+
+@contextlib.asynccontextmanager
+async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
+    """A directory of the step's own where there is no sandbox, whose own lies in memory and goes with it."""
+    if level == "bubblewrap":
+        yield "/"
+        return
+    # Made in place: it takes no time, and a cancellation can't come between it and its removal.
+    directory = tempfile.mkdtemp(prefix="wpk-step-")
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, sandbox.NOBODY, sandbox.NOBODY)
+        yield directory
+    finally:
+        removing = asyncio.create_task(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+        try:
+            await asyncio.shield(removing)
+        except asyncio.CancelledError:
+            await process.uncancelled(removing)
+            raise
+
+
+def _not_started(error: OSError, launch: process.Launch) -> StepError:
+    if error.errno == errno.E2BIG:
+        return PermanentError("the command, its arguments and its variables together are too large", code="too_large")
+    if error.filename == launch.cwd:
+        return _bad_cwd(launch.cwd)
+    return TemporaryError(f"the command can't be started: {error.strerror or error}", code="spawn_failed")
+
+
+def _bad_cwd(cwd: str) -> PermanentError:
+    return PermanentError(
+        f'cwd "{_one_line(cwd, 120)}" is no directory that the command can see; leave it out for its own empty one '
+        "(/workspace), or name one in /usr, /etc or /tmp",
+        code="bad_cwd",
+    )
+
+
+def _one_line(text: str, limit: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _code(exit_code: int) -> str:
+    """The code, with the signal that it may stand for."""
+    try:
+        number = signal.Signals(exit_code - 128)
+    except ValueError:
+        return str(exit_code)
+    hint = f", {_HINTS[number]}" if number in _HINTS else ""
+    return f"{exit_code} ({number.name}{hint})"
