@@ -33,7 +33,7 @@ def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -
             values[name], origins[name] = value, config.name
         _refuse_unknown(values, known, config)
     for name in known:
-        if name in environ:
+        if environ.get(name):
             values[name], origins[name] = environ[name], "environment"
     values = {name: value for name, value in values.items() if value not in ("", None)}
     try:

@@ -109,6 +109,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         populate_by_name=True,
         use_attribute_docstrings=True,
         alias_generator=AliasGenerator(validation_alias=variable),
