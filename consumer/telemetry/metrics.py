@@ -1,0 +1,222 @@
+"""What the agent counts and measures. Names and labels are a contract with dashboards and alerts: docs/metrics.md.
+
+One object over an injected registry, so that tests and several agents in one process don't share numbers. Labels come
+from small sets, or are bounded here: a label of free values would let anyone who submits packages fill the memory of
+the agent and of Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from schemas import events
+from schemas.events import EventData, Status
+from schemas.execution import ExecutionState
+
+#: From a fast step to a long run.
+_DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+_COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_COMMANDS = ("execute", "rollback", "control")
+_OUTCOMES = ("accepted", "rejected", "duplicate")
+_STEP_STATUS: dict[type[EventData], str] = {
+    events.StepSucceeded: "succeeded",
+    events.StepFailed: "failed",
+    events.StepRetrying: "retrying",
+    events.StepCancelled: "cancelled",
+}
+#: Stands for all values beyond a label's bound.
+OTHER = "other"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series, of no use here
+
+
+class Bounded:
+    """The first `limit` different values of a label; every other one is `other`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str | None) -> str:
+        value = value or "unknown"
+        if value not in self._seen:
+            if len(self._seen) >= self._limit:
+                return OTHER
+            self._seen.add(value)
+        return value
+
+
+class Metrics:
+    """All of the agent's metrics, as methods that are named after what happened."""
+
+    def __init__(self, registry: CollectorRegistry, *, max_workflows: int = 1000) -> None:
+        self.registry = registry
+        self._workflow = Bounded(max_workflows)
+        self._code = Bounded(200)
+        self._adapter = Bounded(100)
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(name, meaning, labels, registry=registry)
+
+        self._runs = counter(
+            "workflow_runs_total", "Ends of workflow runs, by the status they ended in.", "workflow_name", "status"
+        )
+        self._successes = counter("workflow_success_total", "Workflow runs that completed.", "workflow_name")
+        self._failures = counter(
+            "workflow_failure_total",
+            "Workflow runs that failed or were rejected, by the error's type.",
+            "workflow_name",
+            "error_type",
+        )
+        self._durations = Histogram(
+            "workflow_duration_seconds",
+            "Time from the start of a workflow run to its end, an automatic rollback included.",
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self._active = gauge("active_workflows", "Executions that this agent has and that have not ended.")
+        self._executions = gauge("wpk_executions", "The same, by what they do: running or waiting.", "state")
+        self._steps = Histogram(
+            "wpk_step_duration_seconds",
+            "Time of one attempt of a step, by how it ended.",
+            ("adapter", "status"),
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self._retries = counter("wpk_step_retries_total", "Attempts that failed and are made again.", "adapter")
+        self._commands = counter("wpk_commands_total", "Commands, by what they led to.", "command", "outcome")
+        self._dead_letters = counter("wpk_dead_letters_total", "Records that could not be understood.", "reason")
+        self._owned = gauge("wpk_owned_partitions", "Partitions that this agent owns and has restored.")
+        self._commits = Histogram(
+            "wpk_commit_seconds",
+            "Time to make one batch of records durable.",
+            buckets=_COMMIT_BUCKETS,
+            registry=registry,
+        )
+        self._loop_lag = gauge("wpk_event_loop_lag_seconds", "Longest recent delay of the event loop.")
+        self._lag = gauge("wpk_consumer_lag", "Commands that wait on the topic.", "topic", "partition")
+        self._sandbox = gauge("wpk_sandbox_info", "The sandbox of shell steps; 1 for the one in use.", "sandbox")
+        for command in _COMMANDS:  # a rate needs the zero before the one
+            for outcome in _OUTCOMES:
+                self._commands.labels(command, outcome)
+        self.executions(running=0, waiting=0)
+
+    # --- executions ---
+
+    def executions(self, *, running: int, waiting: int) -> None:
+        """How many executions there are: those that run steps or are about to, and those that wait."""
+        self._active.set(running + waiting)
+        self._executions.labels("running").set(running)
+        self._executions.labels("waiting").set(waiting)
+
+    def execution_ended(self, state: ExecutionState) -> None:
+        """An execution came to its end; called once more where a later command rolled it back.
+
+        What changes nothing outside (dry runs of a run or a rollback, validations) is no run and is not counted.
+        """
+        plan = state.dry_run or state.validate_only or (state.rollback is not None and state.rollback.dry_run)
+        if state.status is None or plan:
+            return
+        workflow = self._workflow(state.workflow_name)
+        self._runs.labels(workflow, state.status.value).inc()
+        if state.status is Status.COMPLETED:
+            self._successes.labels(workflow).inc()
+        elif _failed(state):
+            kind = state.error.type if state.error else state.status.value
+            self._failures.labels(workflow, self._code(kind)).inc()
+        if state.started_at is not None and state.completed_at is not None and not _undone_later(state):
+            self._durations.observe(max(0.0, (state.completed_at - state.started_at).total_seconds()))
+
+    def attempt_ended(self, adapter: str, drafts: Iterable[EventData]) -> None:
+        """An attempt of a step ended with these events."""
+        label = self._adapter(adapter)
+        for draft in drafts:
+            status = _STEP_STATUS.get(type(draft))
+            duration: float | None = getattr(draft, "duration", None)
+            if status is not None and duration is not None:
+                self._steps.labels(label, status).observe(duration)
+            if isinstance(draft, events.StepRetrying):
+                self._retries.labels(label).inc()
+
+    # --- commands ---
+
+    def command(self, command: str, drafts: Sequence[EventData]) -> None:
+        """A command was understood and led to these events."""
+        if any(isinstance(draft, events.CommandRejected) for draft in drafts):
+            outcome = "rejected"
+        elif any(isinstance(draft, events.CommandDuplicate) for draft in drafts):
+            outcome = "duplicate"
+        else:
+            outcome = "accepted"
+        self._commands.labels(command, outcome).inc()
+
+    def dead_letter(self, reason: str) -> None:
+        """A record could not be understood."""
+        self._dead_letters.labels(self._code(reason)).inc()
+
+    # --- the log and the agent ---
+
+    def owned_partitions(self, count: int) -> None:
+        """How many partitions the agent owns now."""
+        self._owned.set(count)
+
+    def committed(self, seconds: float) -> None:
+        """A batch became durable."""
+        self._commits.observe(seconds)
+
+    def consumer_lag(self, topic: str, partition: int, records: int) -> None:
+        """How many commands of a partition have not been taken yet."""
+        self._lag.labels(topic, str(partition)).set(records)
+
+    def forget_lag(self, topic: str, partition: int) -> None:
+        """The partition is another agent's now; a last number that stays would be untrue for ever."""
+        try:
+            self._lag.remove(topic, str(partition))
+        except KeyError:
+            return
+
+    def loop_lag(self, seconds: float) -> None:
+        """The longest recent delay of the event loop."""
+        self._loop_lag.set(seconds)
+
+    def sandbox(self, kind: str) -> None:
+        """Which sandbox shell steps get."""
+        self._sandbox.clear()
+        self._sandbox.labels(kind).set(1)
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry with the numbers of the process: memory, processor time, open files, garbage collections."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def _undone_later(state: ExecutionState) -> bool:
+    """Whether the end is that of a rollback that a command asked for, after the run had ended."""
+    by_rollback = state.status in (Status.ROLLED_BACK, Status.ROLLBACK_FAILED)
+    return by_rollback and state.rollback is not None and state.rollback.trigger == "command"
+
+
+def _failed(state: ExecutionState) -> bool:
+    """A rollback that worked is a failure only where the run's own failure made it necessary."""
+    if state.status is Status.ROLLED_BACK:
+        rollback = state.rollback
+        return rollback is not None and rollback.trigger == "automatic" and rollback.previous is Status.FAILED
+    return state.status in (Status.FAILED, Status.ROLLBACK_FAILED, Status.REJECTED)
