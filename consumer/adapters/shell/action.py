@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from consumer.adapters.shell import output, parsing, process, sandbox
+from consumer.adapters.shell import output, parsing, process, sandbox, spawn
 from consumer.adapters.shell.config import ShellConfig
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -87,7 +87,7 @@ class ShellAction:
         return Plan(summary=f"run `{_one_line(self.shown, 120)}` {where}{network}", changes=True, detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
-        """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and `parsed` where it is to be parsed."""
+        """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and with `parse` also `parsed`."""
         level = await self.surroundings.sandbox.level()
         if level == "none" and (report := await self.surroundings.sandbox.report()).mode == "preferred":
             await step.log("agent", f"warning: this step runs without a sandbox: {report.detail}")
@@ -124,7 +124,7 @@ class ShellAction:
             "WPK_IDEMPOTENCY_KEY": step.idempotency_key,
         }
 
-    async def _execute(self, launch: process.Launch, step: StepContext) -> JsonObject:
+    async def _execute(self, launch: spawn.Launch, step: StepContext) -> JsonObject:
         heard = _Heard(step, parse=self.config.parse != "none")
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -147,13 +147,13 @@ class ShellAction:
             "exit_code": ended.exit_code,
             "duration": duration,
         }
-        if (error := self._error(ended, heard, dict(result))) is not None:
-            raise error
+        if (failure := self._failure(ended, heard, dict(result))) is not None:
+            raise failure
         if self.config.parse != "none":
             result["parsed"] = self._parsed(heard.kept["stdout"], result)
         return result
 
-    def _error(self, ended: process.Ended, heard: _Heard, result: dict[str, object]) -> StepError | None:
+    def _failure(self, ended: process.Ended, heard: _Heard, result: dict[str, object]) -> StepError | None:
         """What the end means, if it is no success."""
         stderr = heard.kept["stderr"].text().strip()
         last = _one_line(stderr.rpartition("\n")[2], _QUOTED)
@@ -165,8 +165,8 @@ class ShellAction:
             return TemporaryError(message, code="sandbox_failed", output=result)
         if ended.exit_code in (126, 127) and stderr.startswith("prlimit: failed to execute"):
             return PermanentError(
-                f'"{_one_line(program, 80)}" can\'t be run: {last.rpartition(": ")[2]}; the command sees the programs of '
-                "the agent's machine in /usr: install it there, or name one that is there",
+                f"\"{_one_line(program, 80)}\" can't be run: {last.rpartition(': ')[2]}; install it on the agent's "
+                "machine, where the command sees /usr",
                 code="command_not_found",
             )
         if ended.exit_code in self.config.success_codes:
@@ -199,11 +199,11 @@ class _Heard:
 
     def __init__(self, step: StepContext, *, parse: bool) -> None:
         self._step = step
-        self._lines: dict[process.Source, output.Lines] = {"stdout": output.Lines(), "stderr": output.Lines()}
+        self._lines: dict[spawn.Source, output.Lines] = {"stdout": output.Lines(), "stderr": output.Lines()}
         head = output.PARSED if parse else output.KEPT // 2
-        self.kept: dict[process.Source, output.Kept] = {"stdout": output.Kept(head=head), "stderr": output.Kept()}
+        self.kept: dict[spawn.Source, output.Kept] = {"stdout": output.Kept(head=head), "stderr": output.Kept()}
 
-    async def hear(self, source: process.Source, chunk: bytes) -> None:
+    async def hear(self, source: spawn.Source, chunk: bytes) -> None:
         """Takes a chunk in; returns when the log has its lines."""
         self.kept[source].feed(chunk)
         for line in self._lines[source].feed(chunk):
@@ -241,7 +241,7 @@ async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
             raise
 
 
-def _not_started(error: OSError, launch: process.Launch) -> StepError:
+def _not_started(error: OSError, launch: spawn.Launch) -> StepError:
     if error.errno == errno.E2BIG:
         return PermanentError("the command, its arguments and its variables together are too large", code="too_large")
     if error.filename == launch.cwd:

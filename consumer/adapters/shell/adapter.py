@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from consumer.adapters.shell import quoting, sandbox
 from consumer.adapters.shell.action import ShellAction, Surroundings
-from consumer.adapters.shell.config import ShellConfig, as_text
+from consumer.adapters.shell.config import ShellConfig, as_text, not_carried
 from consumer.errors import ConfigError, PermanentError
 from consumer.ports import UNKNOWN, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
@@ -146,9 +146,8 @@ class _Prepared:
                 if missing:
                     self.problems.append(Problem(path=path, message=f"${{{expression}}} is null, which is no text"))
                 continue
-            if "\0" in text:
-                message = f"the value of ${{{expression}}} holds a NUL character, which no variable can carry"
-                self.problems.append(Problem(path=path, message=message))
+            if reason := not_carried(text):
+                self.problems.append(Problem(path=path, message=f"the value of ${{{expression}}} {reason}"))
                 continue
             known[expression] = text
         self.problems += [Problem(path=path, message=message) for message in script.refusals(known)]

@@ -22,9 +22,18 @@ def as_text(value: object) -> object:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("holds a NUL character, which neither an argument nor a variable of a process can carry")
+def not_carried(text: str) -> str | None:
+    """Why neither an argument nor a variable of a process can hold that text; None where they can."""
+    if "\0" in text:
+        return "holds a NUL character, which neither an argument nor a variable of a process can carry"
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return "holds half of a surrogate pair, which is no character"
+    return None
+
+
+def _carried(value: str) -> str:
+    if reason := not_carried(value):
+        raise ValueError(reason)
     return value
 
 
@@ -33,9 +42,9 @@ _SCHEMA = WithJsonSchema({"anyOf": [{"type": t} for t in ("string", "number", "b
 #: Anything but null; what is no text becomes compact JSON.
 Text = Annotated[str, BeforeValidator(as_text), _SCHEMA]
 #: A script: nothing but text.
-ScriptText = Annotated[str, AfterValidator(_no_nul)]
+ScriptText = Annotated[str, AfterValidator(_carried)]
 #: As Text, for a place where the operating system takes no NUL.
-Argument = Annotated[str, BeforeValidator(as_text), AfterValidator(_no_nul), _SCHEMA]
+Argument = Annotated[str, BeforeValidator(as_text), AfterValidator(_carried), _SCHEMA]
 
 
 def _variable_name(name: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from consumer.adapters.shell import output, process
+from consumer.adapters.shell import output, process, spawn
 from consumer.adapters.shell.config import Limits
 from consumer.errors import PermanentError
 from schemas.scalars import parse_quantity
@@ -136,7 +136,7 @@ class Sandbox:
         """Why bubblewrap can't be used, by using it; None where it can."""
         said = output.Kept(head=2048, tail=0)
 
-        async def listen(source: process.Source, chunk: bytes) -> None:
+        async def listen(source: spawn.Source, chunk: bytes) -> None:
             if source == "stderr":
                 said.feed(chunk)
 
@@ -155,7 +155,7 @@ class Sandbox:
         lines = said.text().strip().splitlines()
         return f"bubblewrap failed: {lines[-1] if lines else f'exit code {ended.exit_code}'}"
 
-    def launch(self, spec: Spec, level: Level, directory: str = "/") -> process.Launch:
+    def launch(self, spec: Spec, level: Level, directory: str = "/") -> spawn.Launch:
         """How to start the command; `directory` is its scratch directory where there is no sandbox.
 
         Raises PermanentError where the launcher's programs are missing.
@@ -174,7 +174,7 @@ class Sandbox:
             *spec.argv,
         )
         options = "".join(f"{item}\0" for item in _options(spec, self._sizes))
-        return process.Launch(
+        return spawn.Launch(
             argv=argv, env=_LAUNCHER_ENV, cwd="/", arguments=options.encode(), stdin=spec.stdin, owner=_owner()
         )
 
@@ -255,7 +255,7 @@ def _options(spec: Spec, sizes: Sizes) -> list[str]:
     return options
 
 
-def _bare(spec: Spec, directory: str) -> process.Launch:
+def _bare(spec: Spec, directory: str) -> spawn.Launch:
     """Without a sandbox: not root, limits, its own session, and death with the agent."""
     if loaders := sorted(name for name in spec.env if name.startswith(_LOADER)):
         raise PermanentError(
@@ -265,7 +265,7 @@ def _bare(spec: Spec, directory: str) -> process.Launch:
         )
     token = f"WPK_RUN_ID={uuid.uuid4().hex}"
     name, _, value = token.partition("=")
-    return process.Launch(
+    return spawn.Launch(
         argv=(*_drop_root(("--pdeathsig=KILL",)), *_with_limits(spec.limits, None), *spec.argv),
         env={**spec.env, name: value},
         cwd=str(Path(directory, spec.cwd)),

@@ -1,0 +1,167 @@
+"""Starts a command's launcher, with the pipes and descriptors that it needs.
+
+The pipes are made here rather than by asyncio, for two reasons: `Process.wait()` then means that the process ended
+(on some Pythons it also waits for the pipes, which a grandchild may hold: cpython#119710), and who the command runs as
+owns them, so that it may open `/dev/stderr`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Source = Literal["stdout", "stderr"]
+Sink = Callable[[Source, bytes], Awaitable[None]]
+
+_SOURCES: tuple[Source, ...] = ("stdout", "stderr")
+_NUMBERED = ("{args}", "{status}")
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How to start it: the launcher's own command line and environment, and what it is given by descriptors."""
+
+    argv: tuple[str, ...]
+    """The items `{args}` and `{status}` stand for the numbers of the two descriptors."""
+    env: Mapping[str, str]
+    cwd: str
+    arguments: bytes | None = None
+    """bwrap's options, NUL-separated: by descriptor, since a command line can be read by everybody on the machine."""
+    stdin: bytes | None = None
+    owner: int | None = None
+    """The uid that is to own the pipes, where it is not the agent's."""
+    token: bytes | None = None
+    """What marks the processes' environment, where no sandbox holds them together."""
+
+
+@dataclass(slots=True)
+class Status:
+    """What bwrap tells over its status descriptor."""
+
+    child: asyncio.Future[int | None]
+    exit_code: int | None = None
+
+
+@dataclass(slots=True)
+class Pipe:
+    reader: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+    total: int = 0
+    waiting: bool = False
+
+    async def pump(self, source: Source, sink: Sink) -> None:
+        """Hands everything to the sink, as fast as it takes it."""
+        while True:
+            self.waiting = True
+            chunk = await self.reader.read(_CHUNK)
+            self.waiting = False
+            if not chunk:
+                return
+            self.total += len(chunk)
+            await sink(source, chunk)
+
+    async def messages(self, status: Status) -> None:
+        """Reads bwrap's messages, one JSON object a line, until it is gone."""
+        try:
+            while line := await self.reader.readline():
+                message = json.loads(line)
+                if "child-pid" in message and not status.child.done():
+                    status.child.set_result(int(message["child-pid"]))
+                status.exit_code = message.get("exit-code", status.exit_code)
+        finally:
+            if not status.child.done():
+                status.child.set_result(None)
+
+
+@dataclass(slots=True)
+class Child:
+    """A started launcher with everything that hangs on it."""
+
+    process: asyncio.subprocess.Process
+    launch: Launch
+    pipes: dict[Source, Pipe]
+    exited: asyncio.Task[int]
+    hurry: asyncio.Event
+    status: Status | None = None
+    status_pipe: Pipe | None = None
+    status_task: asyncio.Task[None] | None = None
+    pumps: list[asyncio.Task[None]] = field(default_factory=list)
+    survivors: bool = False
+
+    def close(self) -> None:
+        """Closes our ends of the pipes."""
+        for pipe in self.pipes.values():
+            pipe.transport.close()
+        if self.status_pipe is not None:
+            self.status_pipe.transport.close()
+
+
+async def start(launch: Launch) -> Child:
+    """Starts the launcher. Not to be cancelled: who calls it shields it."""
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        ends: dict[Source, int] = {}
+        pipes: dict[Source, Pipe] = {}
+        for source in _SOURCES:
+            pipes[source], ends[source] = await _pipe(ours, theirs, launch.owner)
+        passed: list[int] = []
+        numbers: dict[str, int] = {}
+        status_pipe = None
+        if launch.arguments is not None:
+            status_pipe, numbers["status"] = await _pipe(ours, theirs, None)
+            numbers["args"] = _memory(theirs, launch.arguments, None)
+            passed = list(numbers.values())
+        stdin = asyncio.subprocess.DEVNULL
+        if launch.stdin is not None:
+            stdin = _memory(theirs, launch.stdin, launch.owner)
+        process = await asyncio.create_subprocess_exec(
+            *(item.format(**numbers) if item in _NUMBERED else item for item in launch.argv),
+            stdin=stdin,
+            stdout=ends["stdout"],
+            stderr=ends["stderr"],
+            pass_fds=passed,
+            env=dict(launch.env),
+            cwd=launch.cwd,
+            start_new_session=True,
+        )
+        child = Child(process, launch, pipes, asyncio.create_task(process.wait()), asyncio.Event())
+        if status_pipe is not None:
+            child.status_pipe = status_pipe
+            child.status = Status(asyncio.get_running_loop().create_future())
+            child.status_task = asyncio.create_task(status_pipe.messages(child.status))
+        ours.pop_all()
+        return child
+
+
+async def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, owner: int | None) -> tuple[Pipe, int]:
+    """A pipe: our reading end, and the number of their writing end, which is closed with `theirs`."""
+    read_end, write_end = os.pipe()
+    theirs.callback(os.close, write_end)
+    file = os.fdopen(read_end, "rb", buffering=0)
+    ours.callback(file.close)
+    if owner is not None:
+        os.fchown(write_end, owner, owner)
+    reader = asyncio.StreamReader(limit=_CHUNK)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), file
+    )
+    ours.callback(transport.close)
+    return Pipe(reader, transport), write_end
+
+
+def _memory(theirs: contextlib.ExitStack, content: bytes, owner: int | None) -> int:
+    """A descriptor that reads the content: no writer that could block or be left behind."""
+    number = os.memfd_create("wpk", os.MFD_CLOEXEC)
+    theirs.callback(os.close, number)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(number, view) :]
+    os.lseek(number, 0, os.SEEK_SET)
+    if owner is not None:
+        os.fchown(number, owner, owner)
+    return number
