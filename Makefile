@@ -1,0 +1,53 @@
+# `make demo` is all that a first look needs; `make` alone lists the rest.
+
+PY    := .venv/bin/python
+STAMP := .venv/.stamp
+# What pytest runs: `make test ARGS="-k rollback -x"`.
+ARGS  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fmt lock image bench chaos clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
+
+$(STAMP): requirements.lock pyproject.toml .ci/setup
+	@.ci/setup
+	@touch $@
+
+demo: $(STAMP) ## run two workflows on an embedded broker: no Docker, no Kafka, no cluster
+	@.venv/bin/wpk demo
+
+test: $(STAMP) ## run the tests (Apache Kafka's half needs Docker, or Java and Maven; it says so where they are missing)
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP) ## check style, types and layers
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+fmt: $(STAMP) ## format the code, and mend what ruff can mend
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+# hatchling and editables build the project itself, in the venv, from the lock like all else.
+# The environment's own indexes and wheel directories must not show in the lock: it names packages, not places.
+lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
+	@command -v .venv/bin/uv >/dev/null || $(PY) -m pip install --quiet uv
+	@printf 'hatchling>=1.27\neditables>=0.5\n' | env -u PIP_FIND_LINKS -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet \
+	  --upgrade --universal --python-version 3.11 --extra embedded --group dev --generate-hashes --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	  --output-file requirements.lock pyproject.toml -
+
+image: ## build the container image wpk-agent
+	@docker build --tag wpk-agent .
+
+bench chaos:
+	@echo "make $@: not yet"
+
+clean: ## back to a fresh clone
+	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
