@@ -118,7 +118,7 @@ class Server:
         assert task is not None
         self._open.add(task)
         try:
-            request = await _receive(reader)
+            request = await _receive(reader, writer)
             if request is not None:
                 self.requests.append(request)
                 handler = self.routes.get(request.path, _not_found)
@@ -156,9 +156,13 @@ async def serve(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> A
         await server._stop()
 
 
-async def _receive(reader: asyncio.StreamReader) -> Received | None:
+async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Received | None:
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        first_byte = await reader.readexactly(1)
+        if first_byte == b"\x16":  # a TLS hello
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            return None
+        head = first_byte + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     first, *lines = head.decode("latin-1").split("\r\n")[:-2]

@@ -6,7 +6,6 @@ variable, and one inside a string literal is escaped.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from consumer.ports import UNKNOWN, Scope, Unknown
-from consumer.workflow import conditions
+from consumer.workflow import conditions, values
 from schemas.failure import Problem
 
 
@@ -120,8 +119,9 @@ class _Scan:
 
 def _escaped(value: JsonValue) -> str:
     """The value's text inside a CEL string literal of any quotes."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "".join(char if char.isprintable() and char not in "\\'\"`" else _escape(char) for char in text)
+    return "".join(
+        char if char.isprintable() and char not in "\\'\"`" else _escape(char) for char in values.as_text(value)
+    )
 
 
 def _escape(char: str) -> str:
