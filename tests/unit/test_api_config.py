@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from consumer.adapters import api
-from consumer.adapters.api.config import ApiConfig, parse_url
+from consumer.adapters.api.config import ApiConfig
+from consumer.adapters.api.urls import parse_url
 from consumer.errors import ConfigError, PermanentError
 from consumer.ports import JsonObject
 from tests.support.api_steps import FixedScope, context, prepare

@@ -13,10 +13,11 @@ from pydantic import JsonValue
 
 from consumer.adapters.api import message, verdict
 from consumer.adapters.api.body import MAX_KEPT, Body, read_body
-from consumer.adapters.api.config import ApiConfig, parse_url
+from consumer.adapters.api.config import ApiConfig
 from consumer.adapters.api.expectation import Expectation
 from consumer.adapters.api.message import Answer, Request
 from consumer.adapters.api.transport import Transport
+from consumer.adapters.api.urls import parse_url
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 from schemas.scalars import format_duration

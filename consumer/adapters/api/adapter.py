@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consumer.adapters.api import urls
 from consumer.adapters.api.action import ApiAction
-from consumer.adapters.api.config import ApiConfig
+from consumer.adapters.api.config import MAX_EXPECT, ApiConfig
 from consumer.adapters.api.expectation import Expectation, compile_expectation
 from consumer.adapters.api.guard import AddressGuard
 from consumer.adapters.api.transport import Transport
@@ -13,6 +14,8 @@ from consumer.errors import ConfigError, PermanentError
 from consumer.ports import JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from schemas.failure import Problem
+
+_SOUND = "http://host/"
 
 
 class ApiAdapter:
@@ -31,22 +34,15 @@ class ApiAdapter:
         return ApiConfig
 
     def check(self, config: JsonObject, scope: Scope) -> Sequence[Problem]:
-        rest, text = _without_expect(config)
-        problems = list(values.check_config(ApiConfig, rest, scope))
-        if text is not None:
-            problems += compile_expectation(text, scope)[1]
-        return problems
+        rest, _, problems = _in_place(config, scope)
+        return [*values.check_config(ApiConfig, rest, scope), *problems]
 
     def prepare(self, config: JsonObject, scope: Scope) -> ApiAction:
-        rest, text = _without_expect(config)
-        expectation: Expectation | None = None
-        problems: list[Problem] = []
-        if text is not None:
-            expectation, problems = compile_expectation(text, scope)
+        rest, expectation, problems = _in_place(config, scope)
         try:
             bound = values.bind(ApiConfig, rest, scope)
         except ConfigError as error:
-            raise ConfigError([*error.problems, *problems]) from error
+            raise ConfigError([*error.problems, *problems]) from None  # the cause may show values
         if problems:
             raise ConfigError(problems)
         return ApiAction(config=bound, expectation=expectation, transport=self._transport)
@@ -68,12 +64,25 @@ def _nothing_to_undo(step: StepContext) -> PermanentError:
     )
 
 
-def _without_expect(config: JsonObject) -> tuple[JsonObject, str | None]:
-    """`expect` is taken out before placeholders are put in: there they are data and must not become code.
+def _in_place(config: JsonObject, scope: Scope) -> tuple[JsonObject, Expectation | None, list[Problem]]:
+    """The configuration with the values of `url` and `expect` in place, and what is wrong with these two.
 
-    What is no text of the allowed length stays in, so that the model says what is wrong with it.
+    In them a value that was put in as plain text could become a part of the host or of the expression. What is no text
+    stays as it is, so that the model says what is wrong with it.
     """
+    rest = dict(config)
+    expectation: Expectation | None = None
+    problems: list[Problem] = []
     text = config.get("expect")
-    if not isinstance(text, str) or not 0 < len(text) <= 4096:
-        return config, None
-    return {name: value for name, value in config.items() if name != "expect"}, text
+    if isinstance(text, str) and 0 < len(text) <= MAX_EXPECT:
+        del rest["expect"]
+        expectation, problems = compile_expectation(text, scope)
+    url = config.get("url")
+    if isinstance(url, str) and "${" in url:
+        filled, wrong = urls.fill(url, scope)
+        problems += wrong
+        if filled is not None:
+            rest["url"] = values.escape(filled)
+        elif wrong:
+            rest["url"] = _SOUND  # one complaint is enough
+    return rest, expectation, problems

@@ -6,7 +6,6 @@ import re
 import ssl
 from typing import Annotated, Literal
 
-import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,32 +18,19 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from consumer.adapters.api.urls import parse_url
 from schemas.scalars import Duration
+
+MAX_EXPECT = 4096
+"""Characters of `expect`."""
 
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?|[0-9a-f:.]+(%[\w.]+)?", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 #: Headers that frame the message; set by a package they would let a value smuggle a second request in.
 _FRAMING = frozenset(
     {"connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-
-
-def parse_url(text: str) -> httpx.URL:
-    """The absolute http(s) URL. Raises ValueError with the remedy; not with the URL, which may hold a password."""
-    try:
-        url = httpx.URL(text.strip())
-        host = url.raw_host.decode("ascii")
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError(f"is no URL: {error}; write http://host/path or https://host:port/path") from error
-    if url.scheme not in ("http", "https"):
-        raise ValueError(f'has the scheme "{url.scheme[:20]}"; write http://host/path or https://host:port/path')
-    if not _HOST.fullmatch(host):
-        raise ValueError(f'has the host "{host[:80]}", which is no name and no address')
-    if url.port is not None and not 0 < url.port < 65536:
-        raise ValueError(f"has the port {url.port}; a port lies between 1 and 65535")
-    return url
 
 
 def _check_url(text: str) -> str:
@@ -128,8 +114,9 @@ class ApiConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    url: Annotated[str, Field(max_length=8192), AfterValidator(_check_url)]
-    """`http://host/path` or `https://host:port/path`; a user and password in it become basic authentication."""
+    url: Annotated[str, AfterValidator(_check_url)]
+    """`http://host/path` or `https://host:port/path`; a user and password in it become basic authentication. Values
+    that are put into it are encoded, and can't change its host or lead out of its path; see `params` for queries."""
     method: Annotated[Method, BeforeValidator(_upper)] = "GET"
     headers: dict[str, HeaderValue] = Field(default_factory=dict)
     """Sent as they are. `Idempotency-Key` is added to POST and PATCH unless it is here; declaring it says that the
@@ -140,7 +127,7 @@ class ApiConfig(BaseModel):
     """The body: a string is sent as text, anything else as JSON; null: no body."""
     expected_status: StatusPatterns = ("2xx",)
     """A number, a class like `2xx`, or a list of them."""
-    expect: str | None = Field(default=None, min_length=1, max_length=4096)
+    expect: str | None = Field(default=None, min_length=1, max_length=MAX_EXPECT)
     """A CEL expression over `status`, `headers` (names in lower case) and `body` that must be true."""
     timeout: Annotated[Duration, Field(gt=0)] | None = None
     """Of the whole exchange, redirects included; None: only the step's own timeout."""

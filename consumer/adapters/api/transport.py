@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -23,7 +24,7 @@ from consumer.adapters.api.message import MASK, Answer, Request
 from consumer.errors import PermanentError, StepError, TemporaryError
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds to connect, all addresses of the host together; TLS has as long again."""
+"""Seconds to connect, all addresses of the host together; resolving its name and TLS have as long again, each."""
 _MAX_ADDRESSES = 8
 _MAX_HEADERS = 16 * 1024
 """Characters of the answer's headers that are kept."""
@@ -75,7 +76,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 async def _resolve(host: str, port: int) -> list[Address]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise TemporaryError(f"the host {host} does not resolve within {CONNECT_TIMEOUT:g}s", code="dns") from error
     except socket.gaierror as error:
         raise TemporaryError(f"the host {host} does not resolve: {error.strerror}", code="dns") from error
     except UnicodeError as error:
@@ -87,6 +91,8 @@ class Transport:
     """Sends one request at a time per call; holds nothing open between calls."""
 
     def __init__(self, guard: AddressGuard) -> None:
+        # httpcore would log the answer's headers at level debug, cookies included.
+        logging.getLogger("httpcore").setLevel(logging.WARNING)
         self._backend = GuardedBackend(guard)
         self._contexts: dict[bool, ssl.SSLContext] = {}
 
@@ -190,7 +196,10 @@ def _mapped(request: Request) -> Iterator[None]:
     except BadBody as error:
         raise TemporaryError(f"{request}: {error}", code="bad_answer") from error
     except Exception as error:
-        raise _translate(request, error) from error
+        translated = _translate(request, error)
+        if translated is error:
+            raise
+        raise translated from error
 
 
 _LOST = "the connection broke before the answer was complete; whether the server acted is not known"
@@ -200,6 +209,7 @@ _TABLE: tuple[tuple[type[Exception], str, str], ...] = (
     (httpcore.TimeoutException, "timeout", "no answer in time"),
     (httpcore.NetworkError, "connection_lost", _LOST),
     (httpcore.RemoteProtocolError, "bad_answer", "the answer is no proper HTTP"),
+    (OSError, "connection_lost", _LOST),
 )
 
 
