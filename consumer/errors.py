@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from schemas.failure import Failure, Problem
 
 
@@ -20,7 +22,7 @@ class StepError(AgentError):
 
     retryable = False
 
-    def __init__(self, message: str, *, code: str, output: dict[str, object] | None = None) -> None:
+    def __init__(self, message: str, *, code: str, output: dict[str, JsonValue] | None = None) -> None:
         super().__init__(message)
         self.code = code
         #: What the attempt still produced (a shell step's stdout beside its bad exit code); published with the failure.
@@ -41,7 +43,7 @@ class TemporaryError(StepError):
     retryable = True
 
     def __init__(
-        self, message: str, *, code: str, output: dict[str, object] | None = None, delay: float | None = None
+        self, message: str, *, code: str, output: dict[str, JsonValue] | None = None, delay: float | None = None
     ) -> None:
         super().__init__(message, code=code, output=output)
         self.delay = delay

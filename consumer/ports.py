@@ -194,11 +194,16 @@ class Journal(Protocol):
     def alive(self) -> bool: ...
 
     def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
-        """Queues the records (and the next offsets to be consumed) at once, in call order; awaiting waits until durable.
+        """Queues the records (and the next offsets to be consumed) at once, in call order. Awaited, it is durable.
 
         All of one call become visible together (exactly_once). Raises OwnershipLost: then the outcome is unknown.
         Cancelling the wait does not take the records back.
         """
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the ownership was proven so recently that an effect may begin: by a durable append, for instance."""
         ...
 
     async def may_act(self) -> None:

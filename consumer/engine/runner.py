@@ -173,7 +173,9 @@ class Runner:
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
         """Begins the attempts whose start is durable, once the owner may act."""
-        await self._execution.journal.may_act()
+        journal = self._execution.journal
+        if not journal.fresh:  # the start is durable, but that was long ago: the process stood still meanwhile
+            await journal.may_act()
         starting, self._starting = self._starting, []
         for attempt in starting:
             if attempt.phase == "run" and self._execution.state.cancel is not None:

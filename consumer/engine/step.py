@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+import orjson
 import structlog
 from pydantic import JsonValue
 
@@ -25,7 +26,6 @@ from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
 from schemas.events import EventData
-from schemas.execution import StepStatus
 from schemas.failure import Failure
 from schemas.wpk import Handler, WorkflowPackage
 
@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 #: What an attempt gets beyond the time its own configuration names (seconds), to say that that time is over.
 _MARGIN = 30.0
+#: A record of the state topic must hold it (bytes).
+_MAX_UNDO = 800_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,9 @@ class StepRunner:
             replaced = values.substitute(template, self._scope("run", attempt=0))
             usable = not replaced.problems and not replaced.unknown
             found[name] = replaced.value if usable else None
-        return self._redactor.mask_json(found)
+        fitting = self._fit(found)
+        assert isinstance(fitting, dict), "an object stays one when it is cut"
+        return fitting
 
     def _scope(self, phase: Phase, attempt: int) -> ExecutionScope:
         state = self._execution.state
@@ -108,9 +112,8 @@ class StepRunner:
         if attempts.is_dry(state, phase) and phase == "run":
             outputs = dict.fromkeys(state.steps, UNKNOWN)
         else:
-            done = (StepStatus.SUCCEEDED, StepStatus.FAILED)
             for steps in (state.steps, state.rollback_steps):
-                outputs.update({name: s.output for name, s in steps.items() if s.status in done})
+                outputs.update({name: step.output for name, step in steps.items() if step.status.settled})
         return ExecutionScope(
             parameters=self._prepared.parameters,
             execution_id=state.execution_id,
@@ -211,6 +214,11 @@ class StepRunner:
             known = attempt.phase == "rollback" or handler.name in execution.state.undo
             if known or attempts.is_dry(execution.state, attempt.phase):
                 return  # the first record holds what was before; what a rollback changes is not undone again
+            if len(orjson.dumps(record)) > _MAX_UNDO:
+                raise PermanentError(
+                    f"what is needed to undo this has more than {_MAX_UNDO} bytes; nothing was changed",
+                    code="undo_too_large",
+                )
             execution.stage(
                 events.StepCaptured(
                     step=handler.name,
@@ -239,9 +247,10 @@ class StepRunner:
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
             return _planned(_unknowable(handler, adapter, scope))
         action = adapter.prepare(dict(handler.config), scope)
-        work = action.plan(context) if context.dry_run else action.run(context)
-        result = await self._timed(work, self._limit(handler, action))
-        return _planned(result) if isinstance(result, Plan) else result
+        limit = self._limit(handler, action)
+        if context.dry_run:
+            return _planned(await self._timed(action.plan(context), limit))
+        return await self._timed(action.run(context), limit)
 
     def _limit(self, handler: Handler, action: Action) -> float:
         if handler.timeout is not None:

@@ -68,6 +68,7 @@ class Supervisor:
         self._slots = Slots(services.limits.max_executions, self._measure)
         self._live = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_room: Callable[[], None] = lambda: None
         self.room = asyncio.Event()
         """Set while new executions may be accepted."""
         self.room.set()
@@ -89,9 +90,14 @@ class Supervisor:
         resting = self._slots.resting
         if self._live - resting >= limits.max_executions or resting >= limits.max_waiting:
             self.room.clear()
-        else:
+        elif not self.room.is_set():
             self.room.set()
+            self._on_room()
         self._services.metrics.executions(running=self._live - resting, waiting=resting)
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called whenever there is room again."""
+        self._on_room = callback
 
     def cancel_all(self) -> None:
         """Cancels every execution's task; the group that owns them waits for their ends."""

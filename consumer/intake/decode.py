@@ -17,6 +17,7 @@ from pydantic import JsonValue, ValidationError
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
 from consumer.ports import CommandTopic
 from consumer.workflow import documents
+from schemas.canonical import canonical
 from schemas.commands import Command, ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import Source
 from schemas.failure import Problem
@@ -59,8 +60,9 @@ def decode(record: RawRecord, max_bytes: int) -> Incoming:
     source = Source(
         topic=record.topic, partition=record.partition, offset=record.offset, timestamp=_moment(record.timestamp_ms)
     )
+    content: Understood | Refused | Unreadable
     try:
-        content = _content(record, _body(record, max_bytes))
+        content = _content(record, _body(record, max_bytes), max_bytes)
     except _DeadLetter as error:
         content = Unreadable(
             reason=error.reason,
@@ -118,13 +120,13 @@ def _json_object(value: bytes) -> dict[str, JsonValue]:
     return parsed
 
 
-def _content(record: RawRecord, body: dict[str, JsonValue]) -> Understood | Refused:
+def _content(record: RawRecord, body: dict[str, JsonValue], max_bytes: int) -> Understood | Refused:
     execution_id, problems = _execution_id(record, body)
     model = _MODELS[record.role]
     if not problems:
         try:
             command = _with_package(model.model_validate({**body, "execution_id": execution_id}))
-            _digestible(command)
+            _check_size(command, max_bytes)
             return Understood(execution_id=execution_id, command=command, traceparent=_traceparent(record.headers))
         except ValidationError as error:
             problems = problems_of(error, model)
@@ -182,10 +184,12 @@ def _with_package(command: Command) -> Command:
     return command.model_copy(update={"wpk_content": document})
 
 
-def _digestible(command: Command) -> None:
-    """Raises ValueError where the content has no canonical form (NaN can't come in, too large integers can)."""
+def _check_size(command: Command, max_bytes: int) -> None:
+    """YAML text can say more than its own length; and content without a canonical form can't be kept (ValueError)."""
     if isinstance(command, ExecuteCommand):
-        command.content_digest()
+        size = len(canonical(command.model_dump(mode="json")))
+        if size > max_bytes:
+            raise _DeadLetter("too_large", f"the command has {size} bytes as JSON; at most {max_bytes} are possible")
 
 
 def _traceparent(headers: Headers) -> str | None:

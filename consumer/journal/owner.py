@@ -139,6 +139,10 @@ class PartitionOwner:
         size = sum(self._checked_size(record) for record in records)
         return self._enqueue(_Append(tuple(records), dict(offsets or {}), size))
 
+    @property
+    def fresh(self) -> bool:
+        return self.alive and time.monotonic() - self._proven_at <= self._limits.proof_seconds
+
     async def may_act(self) -> None:
         while True:
             await self._until(lambda: not self._held)
@@ -237,11 +241,9 @@ class PartitionOwner:
         self._epoch = restored.epoch
         self._offsets = dict(restored.offsets)
         if restored.repairs:
-            log.warning(
-                "records of a fenced owner are overruled", partition=self._partition, keys=len(restored.repairs)
-            )
-            repairs = [Record(Topic.STATE, key, value) for key, value in restored.repairs.items()]
-            await self._write(repairs, {})
+            log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(restored.repairs))
+        repairs = [Record(Topic.STATE, key, value) for key, value in restored.repairs.items()]
+        await self._write([*repairs, self._offsets_record()], {})  # attests the claim, see `lineage`
         return restored
 
     async def _claim(self, after: int | None) -> lineage.Claim:
@@ -308,7 +310,7 @@ class PartitionOwner:
             offsets |= append.offsets
         self._offsets |= offsets
         if offsets or not records:
-            records.append(Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets)))
+            records.append(self._offsets_record())
         await self._write(records, offsets)
         self.stats.records += len(records)
         done, self._writing = self._writing, []
@@ -339,6 +341,9 @@ class PartitionOwner:
         self._proven_at = started
         self.stats.batches += 1
         self.stats.last_write_seconds = time.monotonic() - started
+
+    def _offsets_record(self) -> Record:
+        return Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets))
 
     def _stamped(self, record: Record) -> Record:
         if record.topic is not Topic.STATE or record.key == lineage.OWNER_KEY:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from consumer.workflow import answers, attempts, program
+from consumer.workflow import answers, attempts, graph, program
 from consumer.workflow.program import Program
 from schemas import events
 from schemas.events import EventData, JsonObject, Status
@@ -13,6 +13,14 @@ from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure, Problem
 from schemas.wpk import WorkflowPackage
 
+_BEGUN: dict[StepStatus, graph.Outcome] = {
+    StepStatus.RUNNING: "running",
+    StepStatus.RETRYING: "running",
+    StepStatus.SUCCEEDED: "succeeded",
+    StepStatus.FAILED: "failed",
+    StepStatus.SKIPPED: "skipped",
+    StepStatus.CANCELLED: "cancelled",
+}
 _WAITING_STATUSES = (Status.PENDING, Status.AWAITING_APPROVAL)
 
 
@@ -123,38 +131,23 @@ def _cancel_retrying(known: dict[str, StepState], reason: str, *, dry_run: bool)
 def _next_steps(
     state: ExecutionState, known: dict[str, StepState], steps: Program, now: datetime, deadline: datetime | None
 ) -> Decision:
-    phase = steps.phase
-    start: list[str] = []
-    drafts: list[EventData] = []
-    wake = deadline
-    for name, step in known.items():
-        if step.status is StepStatus.RETRYING:
-            if step.retry_at is None or now >= step.retry_at:
-                start.append(name)
-            else:
-                wake = _earliest(wake, step.retry_at)
-        elif step.status is StepStatus.PENDING:
-            if steps.sequential:
-                start.append(name)
-            else:
-                missed = _missed_need(known, step)
-                if missed is not None:
-                    drafts += attempts.skip(state, steps.handlers[name], phase, missed)
-                elif all(known[need].status is StepStatus.SUCCEEDED for need in step.needs):
-                    start.append(name)
-        if steps.sequential and not step.status.settled:
-            break
-    return Decision(drafts=drafts, start=() if drafts else tuple(start), wake_at=wake)
+    follows = steps.graph.ready({name: _BEGUN[step.status] for name, step in known.items() if step.status in _BEGUN})
+    if follows.skip:
+        drafts: list[EventData] = []
+        for skip in follows.skip:
+            lost = known.get(skip.need)
+            reason = f"it needs {skip.need}, which {_fate(lost)}"
+            drafts += attempts.skip(state, steps.handlers[skip.name], steps.phase, reason)
+        return Decision(drafts=drafts)
+    retrying = [step for step in known.values() if step.status is StepStatus.RETRYING]
+    due = [step.step for step in retrying if step.retry_at is None or now >= step.retry_at]
+    later = [step.retry_at for step in retrying if step.step not in due]
+    return Decision(start=(*due, *follows.start), wake_at=_earliest(deadline, *later))
 
 
-def _missed_need(known: dict[str, StepState], step: StepState) -> str | None:
-    for need in step.needs:
-        if known[need].status.settled and known[need].status is not StepStatus.SUCCEEDED:
-            return f"it needs {need}, which {_fate(known[need])}"
-    return None
-
-
-def _fate(step: StepState) -> str:
+def _fate(step: StepState | None) -> str:
+    if step is None or step.status is StepStatus.PENDING:
+        return "is skipped too"
     return {StepStatus.SKIPPED: "was skipped", StepStatus.CANCELLED: "was cancelled"}.get(step.status, "failed")
 
 

@@ -121,9 +121,9 @@ def with_defaults(package: WorkflowPackage, given: JsonObject | None) -> tuple[J
     if given is None:
         return merged, []
     problems = []
-    for error in validator(schema).iter_errors(merged):
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-        problems.append(Problem(path=f"parameters{path}", message=error.message[:300]))
+    for found in validator(schema).iter_errors(merged):
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found.absolute_path)
+        problems.append(Problem(path=f"parameters{path}", message=found.message[:300]))
     return merged, problems
 
 

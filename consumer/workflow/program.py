@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from consumer.workflow import graph
+from consumer.workflow.graph import Graph
 from schemas.events import Phase, PlannedStep
 from schemas.execution import ExecutionState
 from schemas.wpk import Handler, Retry, WorkflowPackage
@@ -21,8 +23,8 @@ class Program:
     phase: Phase
     mode: Literal["handlers", "compensation"]
     handlers: Mapping[str, Handler]
-    sequential: bool
-    """True: each step waits for the one before it. False: `needs` say what each waits for."""
+    graph: Graph
+    """Which step waits for which."""
 
     def planned(self) -> tuple[PlannedStep, ...]:
         """The steps as the trail announces them."""
@@ -51,13 +53,12 @@ def rollback_program(package: WorkflowPackage, state: ExecutionState) -> Program
             on_failure="continue",
             on_interrupt="retry",
         )
-    return Program(phase="rollback", mode="compensation", handlers=undo, sequential=True)
+    return Program(phase="rollback", mode="compensation", handlers=undo, graph=graph.build(list(undo.values())))
 
 
-def _of_handlers(handlers: Iterable[Handler], phase: Phase) -> Program:
+def _of_handlers(handlers: Sequence[Handler], phase: Phase) -> Program:
     named = {handler.name: handler for handler in handlers}
-    sequential = not any(handler.needs for handler in named.values())
-    return Program(phase=phase, mode="handlers", handlers=named, sequential=sequential)
+    return Program(phase=phase, mode="handlers", handlers=named, graph=graph.build(handlers))
 
 
 def rolls_back_by_itself(package: WorkflowPackage, state: ExecutionState) -> bool:

@@ -96,6 +96,10 @@ class MemoryJournal:
         loop.call_later(self._delay, self._flush, batch)
         return batch.durable
 
+    @property
+    def fresh(self) -> bool:
+        return self.alive
+
     async def may_act(self) -> None:
         await self._until(lambda: not self._held)
 

@@ -1,0 +1,256 @@
+"""One partition number on this agent: takes it over, goes on with what runs there, and takes its commands in, in order.
+
+A lane lives as long as the group assigns the number to this agent. Where the owner dies (fenced, Kafka away too long)
+the lane starts again from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from consumer.engine.incoming import Incoming, Understood
+from consumer.engine.supervisor import Partition, Supervisor
+from consumer.errors import OwnershipLost, SettingsError
+from consumer.intake.decode import RawRecord, decode
+from consumer.journal.owner import PartitionOwner
+from consumer.journal.restore import Restored
+from consumer.ports import CommandTopic
+from schemas import snapshot
+from schemas.commands import ExecuteCommand
+
+_log = structlog.get_logger(__name__)
+
+#: A topic's partition is paused while so much of it waits here (records, bytes).
+QUEUE_RECORDS = 500
+QUEUE_BYTES = 8 << 20
+#: How long a rollback or control command waits for the execute command that it names (seconds): the topics are not
+#: ordered to each other, so that it may be read first although it was sent later.
+_PATIENCE = 2.0
+#: A larger record is decoded in a thread (bytes).
+_INLINE = 64 * 1024
+_SWEEP_SECONDS = 600.0
+_BACKOFF_SECONDS = (0.2, 10.0)
+
+
+class Source(Protocol):
+    """What a lane needs of the consumer."""
+
+    async def seek(self, partition: int, restored: Restored) -> None:
+        """Sets where each command topic goes on. Raises OwnershipLost where the partition is not assigned."""
+        ...
+
+
+class Lane:
+    """See the module. `run` until it is cancelled."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        supervisor: Supervisor,
+        new_owner: Callable[[], PartitionOwner],
+        source: Source,
+        max_bytes: int,
+    ) -> None:
+        self.number = number
+        self._supervisor = supervisor
+        self._new_owner = new_owner
+        self._source = source
+        self._max_bytes = max_bytes
+        self._queues: dict[CommandTopic, deque[RawRecord]] = {role: deque() for role in CommandTopic}
+        self._bytes = dict.fromkeys(CommandTopic, 0)
+        self._expected: dict[CommandTopic, int] = {}
+        self._deferred: dict[CommandTopic, float] = {}
+        self._owner: PartitionOwner | None = None
+        self._partition: Partition | None = None
+        self._held = False
+        self.wake = asyncio.Event()
+        """Set whenever it may be worth looking at the queues again."""
+
+    # --- what the listener sees ---
+
+    @property
+    def active(self) -> bool:
+        """Whether the partition is restored and takes commands."""
+        return self._partition is not None
+
+    @property
+    def owner(self) -> PartitionOwner | None:
+        """The present owner."""
+        return self._owner
+
+    def full(self, role: CommandTopic) -> bool:
+        """Whether more of that topic should not be fetched now."""
+        return len(self._queues[role]) >= QUEUE_RECORDS or self._bytes[role] >= QUEUE_BYTES
+
+    def push(self, record: RawRecord) -> None:
+        """Takes a fetched record. What was taken before, or comes while there is no owner, is left out: the lane seeks
+        to where it goes on before it takes any."""
+        if not self.active or record.offset < self._expected.get(record.role, 0):
+            return
+        self._expected[record.role] = record.offset + 1
+        self._queues[record.role].append(record)
+        self._bytes[record.role] += len(record.value or b"")
+        self.wake.set()
+
+    def next_offset(self, role: CommandTopic) -> int | None:
+        """The next offset to be fetched; None where nothing was fetched since the take-over."""
+        return self._expected.get(role)
+
+    def hold(self) -> None:
+        """A rebalance, or the end, has begun: nothing new begins, what runs goes on."""
+        self._held = True
+        if self._owner is not None:
+            self._owner.hold()
+        if self._partition is not None:
+            self._supervisor.hold(self._partition)
+
+    async def settle(self) -> None:
+        """Waits until no write is under way that a rebalance would disturb."""
+        if self._owner is not None:
+            await self._owner.idle()
+
+    def release(self) -> None:
+        """The partition stayed here."""
+        self._held = False
+        if self._owner is not None:
+            self._owner.release()
+        if self._partition is not None:
+            self._supervisor.resume(self._partition)
+        self.wake.set()
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Owns the partition, again and again where an owner dies, until it is cancelled. Raises SettingsError."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._own()
+            except OwnershipLost as error:
+                _log.warning("partition.lost", partition=self.number, reason=str(error))
+            except SettingsError:
+                raise
+            except Exception:
+                _log.exception("partition.failed", partition=self.number)
+            failures = 0 if time.monotonic() - began > 2 * _BACKOFF_SECONDS[1] else failures + 1
+            shortest, longest = _BACKOFF_SECONDS
+            await asyncio.sleep(min(longest, shortest * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+    async def _own(self) -> None:
+        owner = self._owner = self._new_owner()
+        if self._held:
+            owner.hold()
+        try:
+            restored = await owner.open()
+            await self._work(owner, restored)
+        finally:
+            self._owner = None
+            owner.release()  # no effect begins any more, and what is queued may be written in a hold too
+            await owner.close()
+
+    async def _work(self, owner: PartitionOwner, restored: Restored) -> None:
+        records = {key.decode(): value for key, value in restored.state.items()}
+        states = snapshot.load(records)
+        self._forget_queues()
+        await self._source.seek(self.number, restored)
+        partition = self._partition = self._supervisor.adopt(owner, states)
+        if self._held:
+            self._supervisor.hold(partition)
+        _log.info("partition.owned", partition=self.number, epoch=owner.epoch, executions=len(states))
+        try:
+            async with asyncio.TaskGroup() as group:
+                sweeper = group.create_task(self._sweep(partition))
+                taker = group.create_task(self._take(partition, owner))
+                await owner.lost.wait()
+                sweeper.cancel()
+                taker.cancel()
+        except* OwnershipLost:
+            pass  # the owner's own reason says more
+        finally:
+            self._partition = None
+            await self._supervisor.drop(partition)
+        raise OwnershipLost(owner.reason or "the owner was lost")
+
+    def _forget_queues(self) -> None:
+        for queue in self._queues.values():
+            queue.clear()
+        self._bytes = dict.fromkeys(CommandTopic, 0)
+        self._expected.clear()
+        self._deferred.clear()
+
+    async def _sweep(self, partition: Partition) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the partitions
+            forgotten = await self._supervisor.sweep(partition)
+            if forgotten:
+                _log.info("executions.forgotten", partition=self.number, count=forgotten)
+
+    async def _take(self, partition: Partition, owner: PartitionOwner) -> None:
+        while True:
+            self.wake.clear()
+            record = self._next()
+            if record is None:
+                await self._nothing_to_do()
+                continue
+            incoming = await self._decoded(record)
+            if self._too_early(partition, record, incoming):
+                continue
+            await owner.backlog()
+            await self._supervisor.take(partition, incoming)
+            self._done(record)
+
+    def _next(self) -> RawRecord | None:
+        """The oldest record that may be taken: execute commands wait while the agent is full, others never."""
+        now = time.monotonic()
+        heads = [
+            queue[0]
+            for role, queue in self._queues.items()
+            if queue
+            and (role is not CommandTopic.EXECUTE or self._supervisor.room.is_set())
+            and not self._put_off(role, now)
+        ]
+        return min(heads, key=lambda record: record.timestamp_ms, default=None)
+
+    def _put_off(self, role: CommandTopic, now: float) -> bool:
+        """Whether that topic's head waits for its execute command, and another topic has something to take first."""
+        until = self._deferred.get(role)
+        return until is not None and now < until
+
+    async def _nothing_to_do(self) -> None:
+        try:
+            async with asyncio.timeout(0.05 if self._deferred else None):
+                await self.wake.wait()
+        except TimeoutError:
+            return
+
+    async def _decoded(self, record: RawRecord) -> Incoming:
+        if len(record.value or b"") <= _INLINE:
+            return decode(record, self._max_bytes)
+        return await asyncio.to_thread(decode, record, self._max_bytes)
+
+    def _too_early(self, partition: Partition, record: RawRecord, incoming: Incoming) -> bool:
+        """Whether the command names an execution that is not known yet; it is given a little time to appear."""
+        content = incoming.content
+        if not isinstance(content, Understood) or isinstance(content.command, ExecuteCommand):
+            return False
+        name = content.execution_id
+        if name in partition.live or name in partition.ended or record.role in self._deferred:
+            return False
+        self._deferred[record.role] = time.monotonic() + _PATIENCE
+        return True
+
+    def _done(self, record: RawRecord) -> None:
+        self._queues[record.role].popleft()
+        self._bytes[record.role] -= len(record.value or b"")
+        self._deferred.pop(record.role, None)
+        if record.role is CommandTopic.EXECUTE:
+            self._deferred = dict.fromkeys(self._deferred, 0.0)  # it may have been what others wait for
