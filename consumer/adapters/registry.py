@@ -8,7 +8,6 @@ the reason. Two of one name do, as it must be plain whose code a step runs.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.metadata
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from pydantic import BaseModel, JsonValue
 
 from consumer.errors import AgentError, SettingsError
 from consumer.ports import Adapter
+from schemas.problems import did_you_mean
 
 GROUP = "wpk.adapters"
 
@@ -86,9 +86,8 @@ class AdapterRegistry:
             return adapter
         if name in self._broken:
             raise LookupError(f'the adapter "{name}" is installed but could not be loaded: {self._broken[name]}')
-        near = difflib.get_close_matches(name, self.names, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(self.names)}"
-        raise LookupError(f'"{name[:80]}" is no adapter; {hint}')
+        hint = did_you_mean(name, self.names) or f"; there are {', '.join(self.names)}"
+        raise LookupError(f'"{name[:80]}" is no adapter{hint}')
 
     def describe(self) -> dict[str, JsonValue]:
         """The JSON Schema of each adapter's `config`, by name."""

@@ -75,6 +75,14 @@ def test_all_missing_values_are_told_at_once() -> None:
     assert len(problems("body.x == ${a} && body.y == '${b}'")) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"), [("stauts == 200", 'did you mean "status"?'), ("steps.a.output.b", "${name}")]
+)
+def test_a_variable_that_an_answer_does_not_have_is_found_before_anything_runs(text: str, hint: str) -> None:
+    (message,) = problems(text)
+    assert hint in message
+
+
 @pytest.mark.parametrize("text", ["body.x ==", "body.x == ${v", "status = 200", "'open"])
 def test_what_is_no_expression_is_found_before_anything_runs(text: str) -> None:
     (message,) = problems(text)

@@ -168,7 +168,7 @@ def test_a_name_that_is_not_there_gives_the_nearest() -> None:
     loaded = registry.load(SETTINGS, [source(name, lambda _, name=name: Named(name, [])) for name in ("api", "delay")])
     with pytest.raises(LookupError, match='"delya" is no adapter; did you mean "delay"'):
         loaded.get("delya")
-    with pytest.raises(LookupError, match="there are: api, delay"):
+    with pytest.raises(LookupError, match="there are api, delay"):
         loaded.get("docker")
 
 

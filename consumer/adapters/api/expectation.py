@@ -15,6 +15,9 @@ from pydantic import JsonValue
 from consumer.ports import UNKNOWN, Scope, Unknown
 from consumer.workflow import conditions, values
 from schemas.failure import Problem
+from schemas.problems import did_you_mean
+
+_VARIABLES = ("status", "headers", "body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,18 @@ def compile_expectation(text: str, scope: Scope) -> tuple[Expectation | None, li
     """The expectation, or None and all that is wrong with it (paths are `expect`)."""
     scan = _Scan(text, scope)
     source = scan.run()
-    if not scan.problems:
-        try:
-            return Expectation(text, conditions.compile_condition(source), scan.values), []
-        except conditions.ConditionError as error:
-            scan.problems.append(Problem(path="expect", message=str(error)))
-    return None, scan.problems
+    if scan.problems:
+        return None, scan.problems
+    try:
+        condition = conditions.compile_condition(source)
+    except conditions.ConditionError as error:
+        return None, [Problem(path="expect", message=str(error))]
+    foreign = sorted(condition.roots.difference(_VARIABLES, scan.values))
+    if foreign:
+        known = ", ".join(_VARIABLES)
+        message = f'there is no "{foreign[0]}" here{did_you_mean(foreign[0], _VARIABLES)}'
+        return None, [Problem(path="expect", message=f"{message}; there are {known}, and placeholders: ${{name}}")]
+    return Expectation(text, condition, scan.values), []
 
 
 class _Scan:

@@ -75,6 +75,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
+    with contextlib.suppress(ValueError):
+        return [ipaddress.ip_address(host)]  # no thread for what needs no resolver
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
