@@ -24,7 +24,7 @@ from consumer.journal.factory import OwnerFactory
 from consumer.journal.membership import GroupMembership
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic
-from consumer.telemetry.health import HealthState
+from consumer.telemetry.health import Health
 from consumer.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +71,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         supervisor: Supervisor,
         options: Options,
         metrics: Metrics,
-        health: HealthState,
+        health: Health,
     ) -> None:
         self._factory = factory
         self._names = factory.names
@@ -94,9 +94,14 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         return sorted(self._lanes)
 
     @property
-    def ready(self) -> bool:
-        """Whether the group has assigned, and all that is assigned is restored."""
-        return self._assigned and all(lane.active for lane in self._lanes.values())
+    def assigned(self) -> bool:
+        """Whether the agent has its place in the group; not so during a rebalance."""
+        return self._assigned
+
+    @property
+    def owned(self) -> int:
+        """How many of the partitions are restored and take commands."""
+        return sum(lane.active for lane in self._lanes.values())
 
     async def run(self, stop: asyncio.Event, grace: float) -> None:
         """Consumes until `stop`, then lets running steps end for `grace` seconds and leaves the group."""

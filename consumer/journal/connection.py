@@ -17,6 +17,7 @@ from aiokafka.helpers import create_ssl_context
 
 from consumer.errors import SettingsError
 from consumer.journal import guards
+from consumer.settings import Settings
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
@@ -55,6 +56,22 @@ class KafkaConnection:
                 f"KAFKA_SECURITY_PROTOCOL is {self.security_protocol}: "
                 "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must be set too"
             )
+
+    @classmethod
+    def of(cls, settings: Settings, *, client_id: str) -> KafkaConnection:
+        """What the settings say. Raises SettingsError where they contradict each other."""
+        password = settings.kafka_sasl_password
+        return cls(
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            security_protocol=settings.kafka_security_protocol,
+            sasl_mechanism=settings.kafka_sasl_mechanism,
+            sasl_username=settings.kafka_sasl_username,
+            sasl_password=password.get_secret_value() if password is not None else None,
+            ssl_cafile=_path(settings.kafka_ssl_cafile),
+            ssl_certfile=_path(settings.kafka_ssl_certfile),
+            ssl_keyfile=_path(settings.kafka_ssl_keyfile),
+            client_id=client_id,
+        )
 
     def servers(self) -> list[str]:
         """The bootstrap servers one by one."""
@@ -135,6 +152,10 @@ class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka h
 
     async def token(self) -> str:
         return await self._token()
+
+
+def _path(value: Path | None) -> str | None:
+    return str(value) if value is not None else None
 
 
 def _host_and_port(server: str) -> tuple[str, int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
+from consumer.journal import lineage
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.membership import Commit
 from consumer.journal.owner import Identity, Limits, PartitionOwner
 from consumer.journal.probe import Mode
 from consumer.journal.reader import PartitionReader, open_reader
+from consumer.journal.restore import Fold
 from consumer.journal.topics import TopicNames
 from consumer.journal.writer import AtLeastOnceWriter, ExactlyOnceWriter, Writer
 from consumer.ports import Topic
@@ -25,6 +27,8 @@ class OwnerFactory:
     identity: Identity
     mode: Mode
     limits: Limits = field(default_factory=Limits)
+    on_write: Callable[[float], None] = lambda seconds: None
+    """Told how long (seconds) each batch took to become durable."""
 
     def owner(self, partition: int, commit: Commit) -> PartitionOwner:
         """A new owner, to be opened. `commit` proves the group's membership (at_least_once only needs it)."""
@@ -33,7 +37,22 @@ class OwnerFactory:
             writer = ExactlyOnceWriter(self.connection, self.names, partition, group=self.identity.group)
         else:
             writer = AtLeastOnceWriter(self.connection, self.names, partition, commit=commit)
-        return PartitionOwner(partition, writer, lambda: self._state_log(partition), self.identity, self.limits)
+        return PartitionOwner(
+            partition,
+            writer,
+            lambda: self._state_log(partition),
+            self.identity,
+            self.limits,
+            on_write=self.on_write,
+        )
+
+    async def read_state(self, partition: int) -> dict[bytes, bytes]:
+        """The newest value of each key of the state partition, as a new owner would find it now."""
+        fold = Fold()
+        async with self._state_log(partition) as log, aclosing(log.to_end()) as records:
+            async for record in records:
+                fold.add(record)
+        return {key: value for key, value in fold.values.items() if not lineage.is_reserved(key)}
 
     @asynccontextmanager
     async def _state_log(self, partition: int) -> AsyncIterator[PartitionReader]:

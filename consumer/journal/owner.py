@@ -96,6 +96,7 @@ class PartitionOwner:
         identity: Identity,
         limits: Limits = Limits(),
         clock: Clock = SystemClock(),  # noqa: B008 - without state
+        on_write: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._partition = partition
         self._writer = writer
@@ -103,6 +104,7 @@ class PartitionOwner:
         self._identity = identity
         self._limits = limits
         self._clock = clock
+        self._on_write = on_write
         self._phase = Phase.FENCING
         self._epoch = -1
         self._offsets: dict[CommandTopic, int] = {}
@@ -341,6 +343,7 @@ class PartitionOwner:
         self._proven_at = started
         self.stats.batches += 1
         self.stats.last_write_seconds = time.monotonic() - started
+        self._on_write(self.stats.last_write_seconds)
 
     def _offsets_record(self) -> Record:
         return Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets))

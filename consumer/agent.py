@@ -1,0 +1,280 @@
+"""The composition root: builds the agent's parts from the settings, runs them, and stops them in order.
+
+Opened in the order in which they depend on each other, closed in reverse: adapters, health endpoint, supervisor,
+listener. A signal (or a part that failed) asks for the stop; a second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from os import environ
+
+import structlog
+from aiokafka.record import default_records
+
+from consumer import tasks
+from consumer.adapters import registry
+from consumer.adapters.registry import AdapterRegistry
+from consumer.adapters.shell.adapter import ShellAdapter
+from consumer.clock import SystemClock
+from consumer.engine.services import Limits, Services
+from consumer.engine.supervisor import StateReader, Supervisor, supervising
+from consumer.errors import SettingsError
+from consumer.intake.listener import Listener, Options
+from consumer.journal import probe, topics
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.factory import OwnerFactory
+from consumer.journal.owner import Identity
+from consumer.journal.owner import Limits as OwnerLimits
+from consumer.journal.probe import Guarantee
+from consumer.journal.topics import TopicNames, TopicReport
+from consumer.policy.secrets import SecretStore
+from consumer.ports import Journal
+from consumer.settings import Settings
+from consumer.telemetry import health
+from consumer.telemetry.health import Facts, Health
+from consumer.telemetry.metrics import Metrics, process_registry
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What an agent that is about to work tells of itself."""
+
+    agent: str
+    bootstrap: str
+    partitions: int
+    guarantee: str
+    sandbox: str
+    metrics_url: str
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What the health endpoint asks; filled in as the parts come to be."""
+
+    guarantee: str = ""
+    sandbox: str = ""
+    supervisor: Supervisor | None = None
+    listener: Listener | None = None
+    stopping: bool = False
+
+    def facts(self, agent: str) -> Facts:
+        listener, supervisor = self.listener, self.supervisor
+        return Facts(
+            agent=agent,
+            assigned=listener is not None and listener.assigned,
+            owned=listener.owned if listener else 0,
+            restoring=len(listener.partitions) - listener.owned if listener else 0,
+            active=supervisor.live if supervisor else 0,
+            guarantee=self.guarantee,
+            sandbox=self.sandbox,
+            stopping=self.stopping,
+        )
+
+
+async def run_agent(
+    settings: Settings,
+    *,
+    stop: asyncio.Event | None = None,
+    on_start: Callable[[Started], None] = lambda started: None,
+) -> None:
+    """Runs an agent until SIGTERM or SIGINT (or `stop`). Raises SettingsError where it can't start or go on."""
+    guard = tasks.Guard()
+    if stop is not None:
+        guard.stop = stop
+    with _signals(guard.stop):
+        await _run(settings, guard, on_start)
+    guard.check()
+
+
+async def _run(settings: Settings, guard: tasks.Guard, on_start: Callable[[Started], None]) -> None:
+    _refuse_what_is_not_enforced(settings)
+    connection = KafkaConnection.of(settings, client_id=settings.agent_name)
+    names = TopicNames(settings.topic_prefix)
+    metrics, parts = Metrics(process_registry()), _Parts()
+    vitals = Health(lambda: parts.facts(settings.agent_name), poll_limit=max(90.0, 3 * settings.session_timeout))
+    async with AsyncExitStack() as stack:
+        adapters = await stack.enter_async_context(registry.open(settings))
+        parts.sandbox = await _sandbox(adapters)
+        metrics.sandbox(parts.sandbox)
+        port = await stack.enter_async_context(
+            health.serve(vitals, metrics, host=settings.prometheus_host, port=settings.prometheus_port)
+        )
+        report = await _checked_topics(connection, names, settings)
+        guarantee = await _guarantee(connection, names, settings)
+        parts.guarantee = guarantee.mode
+        factory = _factory(settings, connection, names, guarantee, report, metrics)
+        supervisor = parts.supervisor = await stack.enter_async_context(
+            supervising(_services(settings, adapters, metrics), _state_reader(factory))
+        )
+        listener = parts.listener = Listener(factory, supervisor, _options(settings), metrics, vitals)
+        on_start(_announce(settings, guarantee, parts, report, port))
+        async with _watching(vitals, metrics):
+            await guard.run(_until_stopped(listener, guard, settings, parts), "listener")
+    _log.info("agent.stopped")
+
+
+async def _until_stopped(listener: Listener, guard: tasks.Guard, settings: Settings, parts: _Parts) -> None:
+    async with asyncio.TaskGroup() as group:
+        marker = group.create_task(_mark_stopping(guard.stop, parts))
+        try:
+            await listener.run(guard.stop, settings.shutdown_grace)
+        finally:
+            marker.cancel()
+
+
+async def _mark_stopping(stop: asyncio.Event, parts: _Parts) -> None:
+    await stop.wait()
+    parts.stopping = True
+    _log.info("agent.stopping")
+
+
+@asynccontextmanager
+async def _watching(vitals: Health, metrics: Metrics) -> AsyncIterator[None]:
+    watch = asyncio.create_task(health.watch_loop(vitals, metrics), name="loop watch")
+    try:
+        yield
+    finally:
+        await tasks.cancel_and_wait(watch)
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for the stop; the second has the system's own effect."""
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        _log.info("agent.signal", signal=number.name)
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+# --- the parts ---
+
+
+def _refuse_what_is_not_enforced(settings: Settings) -> None:
+    """A setting that is to make the agent safer and would do nothing must not be taken silently."""
+    if settings.policy_file is not None:
+        raise SettingsError(
+            f"WPK_POLICY_FILE is {settings.policy_file}, but this version enforces no policy; unset it, and restrict "
+            "who may write to the command topics by Kafka's ACLs"
+        )
+
+
+async def _sandbox(adapters: AdapterRegistry) -> str:
+    shell = adapters.adapters.get("shell")
+    if not isinstance(shell, ShellAdapter):
+        return "none"
+    report = await shell.report()
+    return report.level or "none"
+
+
+async def _checked_topics(connection: KafkaConnection, names: TopicNames, settings: Settings) -> TopicReport:
+    report = await topics.check(connection, names, partitions=settings.partitions)
+    for problem in report.problems:
+        if not problem.fatal:
+            _log.warning("topics.problem", problem=str(problem))
+    if report.fatal:
+        raise SettingsError("; ".join(str(problem) for problem in report.fatal))
+    return report
+
+
+async def _guarantee(connection: KafkaConnection, names: TopicNames, settings: Settings) -> Guarantee:
+    transactional_id = f"{names.prefix}-{settings.group_id}-probe-{settings.agent_name}"
+    guarantee = await probe.decide(connection, settings.processing_guarantee, transactional_id)
+    _log.info("guarantee.decided", mode=guarantee.mode, reason=guarantee.reason)
+    return guarantee
+
+
+def _factory(
+    settings: Settings,
+    connection: KafkaConnection,
+    names: TopicNames,
+    guarantee: Guarantee,
+    report: TopicReport,
+    metrics: Metrics,
+) -> OwnerFactory:
+    return OwnerFactory(
+        connection=connection,
+        names=names,
+        identity=Identity(agent=settings.agent_name, group=settings.group_id),
+        mode=guarantee.mode,
+        limits=OwnerLimits(record_bytes=report.record_limit, write_seconds=settings.write_timeout),
+        on_write=metrics.committed,
+    )
+
+
+def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics) -> Services:
+    secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
+    return Services(
+        agent=settings.agent_name,
+        clock=SystemClock(),
+        adapters=adapters.adapters,
+        secrets=secrets.load,
+        metrics=metrics,
+        draw=random.random,
+        environment={name: environ[name] for name in settings.allowed_env if name in environ},
+        limits=Limits(
+            max_executions=settings.max_executions,
+            max_waiting=settings.max_waiting,
+            step_timeout=settings.step_timeout,
+            approval_timeout=settings.approval_timeout,
+            state_retention=settings.state_retention,
+            max_output_bytes=settings.max_output_bytes,
+        ),
+    )
+
+
+def _state_reader(factory: OwnerFactory) -> StateReader:
+    async def read(journal: Journal) -> Mapping[str, bytes]:
+        records = await factory.read_state(journal.partition)
+        return {key.decode(): value for key, value in records.items()}
+
+    return read
+
+
+def _options(settings: Settings) -> Options:
+    return Options(
+        session_timeout=settings.session_timeout,
+        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+        max_command_bytes=settings.max_command_bytes,
+    )
+
+
+def _announce(settings: Settings, guarantee: Guarantee, parts: _Parts, report: TopicReport, port: int) -> Started:
+    if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords"):
+        _log.warning("kafka.slow", reason="aiokafka's C extension is not there; install its wheel")
+    shown = "127.0.0.1" if settings.prometheus_host in ("0.0.0.0", "::") else settings.prometheus_host  # noqa: S104
+    started = Started(
+        agent=settings.agent_name,
+        bootstrap=settings.kafka_bootstrap_servers,
+        partitions=report.partitions or settings.partitions,
+        guarantee=guarantee.mode,
+        sandbox=parts.sandbox,
+        metrics_url=f"http://{shown}:{port}/metrics",
+    )
+    _log.info(
+        "agent.started",
+        agent=started.agent,
+        kafka=started.bootstrap,
+        partitions=started.partitions,
+        guarantee=started.guarantee,
+        sandbox=started.sandbox,
+        metrics=started.metrics_url,
+    )
+    return started
