@@ -189,7 +189,7 @@ async def test_expect_is_judged_over_status_headers_and_body(
     text = "status == 200 && headers['x-zone'] == 'a' && body.replicas >= ${least} && body.state == '${state}'"
     config: JsonObject = {"url": server.url("/state"), "expect": text}
     await run(adapter, config, {"least": 3, "state": "ready"})
-    with pytest.raises(TemporaryError, match=r"expect .* is false") as raised:
+    with pytest.raises(TemporaryError, match=r"expect is false: status == 200 && .*; status 200 from GET") as raised:
         await run(adapter, config, {"least": 4, "state": "ready"})
     assert raised.value.code == "expectation"
 

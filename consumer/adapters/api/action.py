@@ -94,9 +94,9 @@ class ApiAction:
         }
         if body.base64:
             output["encoding"] = "base64"
-        failure = verdict.unexpected_status(request, answer, self.config.expected_status, dict(output))
+        failure = verdict.unexpected_status(request, answer, self.config.expected_status, output)
         if failure is None and self.expectation is not None:
-            failure = verdict.unmet_expectation(request, answer, body, self.expectation, dict(output))
+            failure = verdict.unmet_expectation(request, answer, body, self.expectation, output)
         if failure is not None:
             raise failure
         return output

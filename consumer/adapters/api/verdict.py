@@ -9,6 +9,7 @@ from consumer.adapters.api.body import Body
 from consumer.adapters.api.expectation import Expectation
 from consumer.adapters.api.message import Answer, Request
 from consumer.errors import PermanentError, StepError, TemporaryError
+from consumer.ports import JsonObject
 from consumer.workflow.conditions import ConditionError
 
 MAX_RETRY_AFTER = 3600.0
@@ -23,7 +24,7 @@ _PERMANENT = frozenset(
 
 
 def unexpected_status(
-    request: Request, answer: Answer, expected: tuple[str, ...], output: dict[str, object]
+    request: Request, answer: Answer, expected: tuple[str, ...], output: JsonObject
 ) -> StepError | None:
     """The error where the status is none of `expected` (`"200"`, `"2xx"`); None where it is."""
     status = str(answer.status)
@@ -31,7 +32,8 @@ def unexpected_status(
         return None
     message = f"expected {' or '.join(expected)}, got {status} from {request}"
     if 300 <= answer.status < 400:
-        message += "; set follow_redirects: true, or expect that status"
+        if "location" in answer.headers:
+            message += "; set follow_redirects: true, or expect that status"
         return PermanentError(message, code="http_status", output=output)
     if answer.status in _PERMANENT:
         return PermanentError(message, code="http_status", output=output)
@@ -41,7 +43,7 @@ def unexpected_status(
 
 
 def unmet_expectation(
-    request: Request, answer: Answer, body: Body, expectation: Expectation, output: dict[str, object]
+    request: Request, answer: Answer, body: Body, expectation: Expectation, output: JsonObject
 ) -> StepError | None:
     """The error where `expect` is false or can't be evaluated on this answer; None where it is true."""
     try:
@@ -54,7 +56,7 @@ def unmet_expectation(
         why += f" ({body.note})"
     text = expectation.text if len(expectation.text) <= 200 else f"{expectation.text[:200]}…"
     return TemporaryError(
-        f"expect {text} {why}, status {answer.status} from {request}", code="expectation", output=output
+        f"expect {why}: {text}; status {answer.status} from {request}", code="expectation", output=output
     )
 
 
