@@ -131,6 +131,8 @@ def _compile(text: str) -> _Program:
         if match is None:
             raise ConditionError(_first_sentence(str(error))) from error
         line, column, message = match.groups()
+        if "Recursion" in message:
+            raise ConditionError("it is nested too deeply; use fewer brackets") from error
         where = f"column {column}" if line == "1" else f"line {line}, column {column}"
         said = message.partition(" expecting ")[0].replace("'<EOF>'", "the end")[:200]
         raise ConditionError(f"{where}: {said}") from error

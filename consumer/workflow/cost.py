@@ -13,14 +13,14 @@ from consumer.workflow.reading import Macro, Reading
 MAX_DEPTH = 128
 
 # Seconds, measured with the library at version 0.10 on a slow core and rounded up.
-_CONVERT_NODE = 1e-6
+_CONVERT_NODE = 2e-6
 _CONVERT_BYTE = 1e-9
-_TOKEN = 3e-7
-_HEAVY_NODE = 1e-8
+_TOKEN = 5e-7
+_HEAVY_NODE = 2e-8
 _HEAVY_BYTE = 1e-10
 _FILTER_NODE = 4e-7
 _ADD_NODE = 1e-7
-_ADD_BYTE = 1e-10
+_ADD_BYTE = 5e-10
 _PATTERN_COMPILE = 5e-5
 _PATTERN_BYTE = 2e-8
 
