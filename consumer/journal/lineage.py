@@ -6,8 +6,8 @@ same moment that the partition is theirs, the log's order decides, and the secon
 broker fences and nothing is ever void; without them this rule is the fence.
 
 Claims share one key, so that compaction may leave a void claim and take the valid one away. What the valid owner wrote
-still tells: only an owner that found its claim valid writes under its epoch. A claim is therefore refuted by any
-record whose epoch lies between the one it names and its own.
+still tells: only an owner that found its claim valid writes under its epoch, and it does so at once. A claim is
+therefore refuted by any record whose epoch lies between the one it names and its own.
 """
 
 from __future__ import annotations
@@ -70,24 +70,23 @@ class Lineage:
     def __init__(self) -> None:
         self.epoch: int | None = None
         """The epoch of the present owner, so far."""
-        self._after: int | None = None
+        self._refuted_above = 0
 
     def claim(self, offset: int, after: int | None) -> bool:
         """Takes note of a claim; whether it is valid."""
         if self.epoch is not None and (after is None or after < self.epoch):
             return False
-        self.epoch, self._after = offset, after
+        self.epoch = offset
+        self._refuted_above = -1 if after is None else after
         return True
 
     def record(self, epoch: int) -> bool:
         """Whether a state record written under that epoch counts."""
-        if self.epoch is None or epoch > self.epoch:  # its claim was compacted away
-            self.epoch, self._after = epoch, None
-            return True
         if epoch == self.epoch:
             return True
-        if self._after is not None and self._after < epoch:  # the present claim is refuted
-            self.epoch, self._after = epoch, None
+        if self.epoch is None or epoch > self._refuted_above:
+            # The claim of that epoch was compacted away; one between it and the present claim's refutes the latter.
+            self.epoch = self._refuted_above = epoch
             return True
         return False
 

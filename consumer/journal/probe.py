@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +20,7 @@ Mode = Literal["exactly_once", "at_least_once"]
 PROBE_SECONDS = 20.0
 #: A broker without transactions answers InitProducerId with "unknown error", which others may do in a bad moment.
 ATTEMPTS = 3
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +41,8 @@ async def decide(
     """
     if asked == "at_least_once":
         return Guarantee(mode="at_least_once", reason="WPK_PROCESSING_GUARANTEE asks for it")
-    refusal = await _refusal(connection, transactional_id)
+    with _expected_errors_unlogged():
+        refusal = await _refusal(connection, transactional_id)
     if refusal is None:
         reason = "the broker has transactions" if asked == "auto" else "WPK_PROCESSING_GUARANTEE asks for it"
         return Guarantee(mode="exactly_once", reason=reason)
@@ -78,3 +82,18 @@ async def _refusal(connection: KafkaConnection, transactional_id: str) -> str | 
         if started:
             return None
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _expected_errors_unlogged() -> Iterator[None]:
+    """aiokafka logs as an error what is an answer here."""
+    logger = logging.getLogger("aiokafka.producer.sender")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "InitProducerId" not in record.getMessage()
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)

@@ -105,8 +105,8 @@ async def restore(state_log: StateLog, claim: Callable[[int | None], Awaitable[l
     if fold.lineage.epoch != epoch:
         raise OwnershipLost("another agent took the partition in the same moment, and its claim came first")
     values = dict(fold.values)
-    repairs = {key: values.get(key) for key in sorted(fold.void)}
     offsets = values.pop(lineage.OFFSETS_KEY, None)
+    repairs = {key: values.get(key) for key in sorted(fold.void) if not lineage.is_reserved(key)}
     return Restored(
         epoch=epoch,
         state=values,

@@ -1,0 +1,111 @@
+"""A state partition in memory, with a writer and a reader for it: the owner's tests decide every moment and fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from consumer.errors import OwnershipLost
+from consumer.journal.membership import MembershipLost
+from consumer.journal.reader import LogRecord
+from consumer.ports import CommandTopic, Record, Topic
+
+
+class MemoryPartition:
+    """The log of one partition's state topic, and who may write to it."""
+
+    def __init__(self) -> None:
+        self.records: list[LogRecord] = []
+        self.newest: MemoryWriter | None = None
+        self._grown = asyncio.Event()
+
+    def add(self, record: Record) -> None:
+        """Appends a record at the next offset."""
+        self.records.append(LogRecord("state", 0, len(self.records), 0, record.key, record.value, record.headers))
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_log(self) -> AsyncIterator[MemoryReader]:
+        """A reader from the beginning."""
+        yield MemoryReader(self)
+
+    async def grown(self) -> None:
+        """Waits for the next record."""
+        await self._grown.wait()
+
+
+class MemoryReader:
+    """A `restore.StateLog`."""
+
+    def __init__(self, partition: MemoryPartition) -> None:
+        self._partition = partition
+        self._position = 0
+
+    async def to_end(self) -> AsyncGenerator[LogRecord, None]:
+        end = len(self._partition.records)
+        while self._position < end:
+            self._position += 1
+            yield self._partition.records[self._position - 1]
+
+    async def follow(self) -> AsyncGenerator[LogRecord, None]:
+        while True:
+            async for record in self.to_end():
+                yield record
+            if self._position == len(self._partition.records):
+                await self._partition.grown()
+
+
+class MemoryWriter:
+    """A `writer.Writer`. With `fencing` as exactly_once does it, else a plain log and `member` as the proof."""
+
+    def __init__(self, partition: MemoryPartition, *, fencing: bool = True) -> None:
+        self._log = partition
+        self._fencing = fencing
+        self.member = True
+        self.batches: list[tuple[list[Record], dict[CommandTopic, int]]] = []
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+        self.started = self.stopped = self.forced = False
+        self.failure: Exception | None = None
+        self.written_before_failure = False
+        self.writing = asyncio.Event()
+
+    @property
+    def writes_in_hold(self) -> bool:
+        return self._fencing
+
+    async def start(self) -> None:
+        self.started = True
+        self._log.newest = self
+        if not self.member:
+            raise MembershipLost("not a member, as the test asked")
+
+    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+        self.writing.set()
+        await self.open_gate.wait()
+        if self._fencing and self._log.newest is not self:
+            raise OwnershipLost("fenced")
+        if self.failure is None or self.written_before_failure:
+            self.batches.append((list(records), dict(offsets)))
+            for record in records:
+                if record.topic is Topic.STATE:
+                    self._log.add(record)
+        if self.failure is not None:
+            raise self.failure
+        if not self.member:
+            raise MembershipLost("not a member, as the test asked")
+
+    async def stop(self, *, force: bool) -> None:
+        self.stopped = True
+        self.forced = force
+
+    def stall(self) -> None:
+        """Writes wait until `resume`."""
+        self.open_gate.clear()
+        self.writing.clear()
+
+    def resume(self) -> None:
+        """Lets them go on."""
+        self.open_gate.set()
