@@ -153,7 +153,7 @@ class ShellAction:
             result["parsed"] = self._parsed(heard.kept["stdout"], result)
         return result
 
-    def _failure(self, ended: process.Ended, heard: _Heard, result: dict[str, object]) -> StepError | None:
+    def _failure(self, ended: process.Ended, heard: _Heard, result: JsonObject) -> StepError | None:
         """What the end means, if it is no success."""
         stderr = heard.kept["stderr"].text().strip()
         last = _one_line(stderr.rpartition("\n")[2], _QUOTED)

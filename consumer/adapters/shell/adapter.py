@@ -72,6 +72,9 @@ class ShellAdapter:
         prepared = _Prepared(config, scope)
         if prepared.problems:
             raise ConfigError([*prepared.problems, *values.check_config(ShellConfig, prepared.rest, scope)])
+        if prepared.missing:
+            message = f"the value of ${{{prepared.missing[0]}}} is not known yet"
+            raise ConfigError([Problem(path="command", message=message)])
         bound = values.bind(ShellConfig, prepared.rest, scope)
         if too_large := list(_too_large(bound, prepared.variables)):
             raise ConfigError(too_large)
@@ -107,6 +110,7 @@ class _Prepared:
         self.rest: JsonObject = dict(config)
         self.script: quoting.Script | None = None
         self.variables: dict[str, str] = {}
+        self.missing: list[str] = []
         self.shown = ""
         self.problems: list[Problem] = []
         self._scope = scope
@@ -115,7 +119,9 @@ class _Prepared:
         if isinstance(command, str):
             self.script = quoting.render(command)
             known = self._judge(self.script, "command", missing=True)
-            self.variables = {name: known.get(expression, "") for name, expression in self.script.variables.items()}
+            variables = self.script.variables
+            self.variables = {name: known[each] for name, each in variables.items() if each in known}
+            self.missing = [each for each in variables.values() if each not in known]
             self.shown = quoting.shown(command, known)
             # What was a placeholder is one no longer, and what the shell is to expand must not become one.
             self.rest["command"] = self.script.text.replace("${", "$${")
