@@ -45,8 +45,11 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
 
-bench chaos:
-	@echo "make $@: not yet"
+bench: ## measure (not yet)
+	@echo "make bench: not yet"
+
+chaos: ## break brokers and agents, and check what they promised (not yet)
+	@echo "make chaos: not yet"
 
 clean: ## back to a fresh clone
 	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
