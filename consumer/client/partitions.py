@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import errors
 from aiokafka.partitioner import murmur2
 
 from consumer.client.errors import ClientError, Unreachable
+from consumer.errors import SettingsError
 from consumer.journal.connection import KafkaConnection
 
 _SIGN = 0x7FFFFFFF
@@ -45,5 +46,21 @@ async def reaching(connection: KafkaConnection) -> AsyncIterator[None]:
     try:
         yield
     except (errors.KafkaError, OSError, TimeoutError) as error:
-        where = ", ".join(connection.servers())
-        raise Unreachable(f"cannot reach Kafka at {where}: {await connection.diagnose(error)}") from error
+        raise Unreachable(_sentence(connection, await connection.diagnose(error))) from error
+
+
+@contextmanager
+def telling_unreachable(connection: KafkaConnection) -> Iterator[None]:
+    """Tells a broker that does not answer from wrong settings, where the journal says both by a SettingsError."""
+    try:
+        yield
+    except SettingsError as error:
+        if not isinstance(error.__cause__, errors.KafkaError):
+            raise
+        raise Unreachable(_sentence(connection, str(error))) from error.__cause__
+
+
+def _sentence(connection: KafkaConnection, diagnosis: str) -> str:
+    if diagnosis.startswith("Kafka at "):
+        return f"cannot reach {diagnosis}"
+    return f"cannot reach Kafka at {', '.join(connection.servers())}: {diagnosis}"

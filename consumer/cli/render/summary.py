@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
 
 from schemas.execution import ExecutionState, StepState
+from schemas.failure import Problem
 from schemas.scalars import format_moment
 
 JsonObject = dict[str, JsonValue]
@@ -52,3 +54,30 @@ def _step(step: StepState) -> JsonObject:
 
 def _moment(value: datetime | None) -> str | None:
     return format_moment(value) if value else None
+
+
+def plan_document(state: ExecutionState, refused: Sequence[Problem] = ()) -> JsonObject:
+    """What a dry run found, as one document."""
+    steps = list(state.rollback_steps.values() if state.rollback_steps else state.steps.values())
+    plans: list[JsonValue] = []
+    for step in steps:
+        output = step.output if isinstance(step.output, dict) else {}
+        plans.append(
+            {
+                "step": step.step,
+                "adapter": step.adapter,
+                "status": step.status,
+                "plan": output.get("plan"),
+                "changes": output.get("changes"),
+                "detail": output.get("detail"),
+                "error": step.error.model_dump(mode="json", exclude_none=True) if step.error else None,
+            }
+        )
+    return {
+        "execution_id": state.execution_id,
+        "workflow_id": state.workflow_id,
+        "status": state.status,
+        "error_message": state.error_message,
+        "errors": [problem.model_dump(mode="json", exclude_none=True) for problem in refused],
+        "steps": plans,
+    }

@@ -1,0 +1,5 @@
+"""`python -m consumer` is `wpk`."""
+
+from consumer.cli.main import main
+
+main()

@@ -1,0 +1,62 @@
+"""What the verbs need of the surroundings: settings, the client, durations, who asks."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import sys
+
+import structlog
+
+from consumer.cli.execute import CliError
+from consumer.cli.options import Options
+from consumer.client import Client
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.topics import TopicNames
+from consumer.settings import Settings, load
+from schemas.scalars import parse_duration
+
+
+def settings_of(options: Options) -> Settings:
+    """The settings; raises SettingsError."""
+    _quiet(verbose=options.verbose)
+    return load(options.config)
+
+
+def _quiet(*, verbose: bool) -> None:
+    """Keeps the libraries' own logs off the screen: what they have to say is in the error's sentence."""
+    level = logging.WARNING if verbose else logging.CRITICAL
+    logging.basicConfig(level=level, stream=sys.stderr, force=True)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def connection_of(settings: Settings) -> KafkaConnection:
+    """How to reach Kafka. Raises SettingsError."""
+    return KafkaConnection.of(settings, client_id="wpk")
+
+
+def client_of(options: Options) -> Client:
+    """The client that the settings describe."""
+    settings = settings_of(options)
+    return Client(connection_of(settings), TopicNames(settings.topic_prefix))
+
+
+def duration(text: str | None, option: str) -> float | None:
+    """Seconds of an option's value. Raises CliError."""
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise CliError(f"{option}: {error}") from error
+
+
+def whoami() -> str | None:
+    """The user of this machine, as whom commands are sent unless --requested-by says otherwise."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user: a container with a bare uid
+        return None

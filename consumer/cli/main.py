@@ -1,0 +1,71 @@
+"""The command `wpk`: all its verbs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from consumer.cli import options
+from consumer.cli.verbs import verb
+
+_HELP = """Run workflow packages (WPK) from Kafka commands, durably, and see what happens.
+
+Exit codes: 0 done and succeeded, 1 the execution ended otherwise, 2 wrong usage or invalid package, 3 Kafka can't be
+reached, 4 timed out waiting."""
+
+_VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
+    ("submit", options.SubmitOptions, "run:submit", "Publish an execute command; --watch looks on."),
+    ("plan", options.PackageOptions, "run:plan", "Show what a package would do, as a difference."),
+    ("rollback", options.RollbackOptions, "steer:rollback", "Undo an execution that has ended (--force: or runs)."),
+    ("approve", options.SteerOptions, "steer:approve", "Let an execution that waits for approval run."),
+    ("reject", options.SteerOptions, "steer:reject", "Refuse an execution that waits for approval."),
+    ("cancel", options.SteerOptions, "steer:cancel", "Stop an execution; its package's rollback applies."),
+    ("status", options.StatusOptions, "look:status", "Show how an execution stands; without an ID, all that live."),
+    ("logs", options.LogsOptions, "look:logs", "Print the output of an execution's steps; -f follows."),
+    ("list", options.ListOptions, "look:executions", "List executions, the newest first."),
+    ("validate", options.ValidateOptions, "offline:validate", "Check packages offline: every error, line and remedy."),
+    ("schema", options.SchemaOptions, "offline:schema", "Write the JSON Schemas and the AsyncAPI document."),
+    ("dev", options.DevOptions, "trying:dev", "Run a broker, topics and an agent in one."),
+    ("demo", options.Options, "trying:demo", "Run two examples on an embedded broker and show them."),
+)
+
+
+def application() -> typer.Typer:
+    """The command line, ready to be called."""
+    app = _typer("wpk", _HELP)
+    for name, kind, target, text in _VERBS:
+        verb(app, name, kind, target, text)
+    group = _typer("topics", "Create the topics, or say what is wrong with those there.")
+    verb(group, "create", options.CreateOptions, "topics:create", "Create the topics that are missing.")
+    verb(group, "check", options.ReadingOptions, "topics:check", "Say what is wrong with the topics.")
+    app.add_typer(group)
+    text = "Run the agent (what the container runs)."
+    verb(app, "agent", options.Options, "serve:agent", text, epilog=_settings())
+    return app
+
+
+def _typer(name: str, text: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _settings() -> str:
+    """The reference of the settings, which only the agent's help shows: making it costs an import."""
+    if sys.argv[1:2] != ["agent"] or not {"-h", "--help"} & set(sys.argv):
+        return ""
+    text: str = importlib.import_module("consumer.cli.serve").settings_reference()
+    return text
+
+
+def main() -> None:
+    """The console script."""
+    application()()

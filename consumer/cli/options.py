@@ -1,0 +1,168 @@
+"""The options of all verbs, with their help. Imports nothing heavy, so that `wpk --help` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every verb takes."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Settings from a .env or YAML file; the environment wins."),
+    ] = None
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the cause of an error.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions(Options):
+    """What verbs that read take."""
+
+    json: Annotated[bool, typer.Option("--json", help="One JSON document per line, nothing else on stdout.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingOptions(ReadingOptions):
+    """What verbs that may wait take."""
+
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Wait no longer than this (30s, 5m), then exit with 4."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageOptions(WaitingOptions):
+    """What both verbs take."""
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--parameter", metavar="NAME=VALUE", help="A parameter; the value is JSON or a YAML scalar, or @FILE."
+        ),
+    ] = None
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The execution's id; the same id never runs twice.")
+    ] = None
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who asks; default: the user of this machine.")
+    ] = None
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label for the trail.")] = None
+    no_check: Annotated[bool, typer.Option("--no-check", help="Send the file as it is, without checking it.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions(PackageOptions):
+    """Options of `wpk submit`."""
+
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look on until it is over.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")] = False
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Let the agent check it, and run nothing.")] = (
+        False
+    )
+    run_timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="The run may take this long; then it is cancelled.")
+    ] = None
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="The same as a moment, in ISO 8601.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteerOptions(WaitingOptions):
+    """What these verbs take."""
+
+    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept in the trail.")] = None
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who asks; default: the user of this machine.")
+    ] = None
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look on until it is over.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackOptions(SteerOptions):
+    """Options of `wpk rollback`."""
+
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it still runs (it is cancelled first), or a rollback failed.")
+    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be undone.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusOptions(WaitingOptions):
+    """Options of `wpk status`."""
+
+    execution_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The execution; without it: those that live.")
+    ] = None
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look on until it is over.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogsOptions(ReadingOptions):
+    """Options of `wpk logs`."""
+
+    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only this step.")] = None
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the execution is over.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions(ReadingOptions):
+    """Options of `wpk list`."""
+
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="STATUS", help="Only with this status; may be repeated.")
+    ] = None
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Only those that changed since: 2h, 7d or an ISO 8601 time.")
+    ] = None
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this workflow.")] = None
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOptions(Options):
+    """Options of `wpk topics create`."""
+
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Replicas of each partition; default: what the brokers allow, at most 3.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevOptions(Options):
+    """Options of `wpk dev`."""
+
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the broker; default: a free one.")] = None
+    example: Annotated[str | None, typer.Option(metavar="NAME", help="Run this example and show it.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateOptions(ReadingOptions):
+    """Options of `wpk validate`."""
+
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Packages, YAML or JSON; - reads stdin.")]
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--parameter", metavar="NAME=VALUE", help="Check with these parameters, as submit has them."
+        ),
+    ] = None
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaOptions(Options):
+    """Options of `wpk schema`."""
+
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to write; without it, one document to stdout.")
+    ] = None
