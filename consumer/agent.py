@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import environ
@@ -35,12 +35,13 @@ from consumer.journal.probe import Guarantee
 from consumer.journal.topics import TopicNames, TopicReport
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal
-from consumer.settings import Settings
-from consumer.telemetry import health
+from consumer.settings import Settings, unknown_variables
+from consumer.telemetry import health, logs
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.metrics import Metrics, process_registry
 
 _log = structlog.get_logger(__name__)
+_READY_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,22 +80,36 @@ class _Parts:
         )
 
 
-async def run_agent(
+async def run_agent(settings: Settings) -> int:
+    """An agent as a process of its own, until SIGTERM or SIGINT: sets up the log and the signals. The exit code.
+
+    Raises SettingsError where it can't start, and what ended it where it can't go on.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    for warning in unknown_variables(settings):
+        _log.warning("settings.unknown", problem=warning)
+    stop = asyncio.Event()
+    with _signals(stop):
+        await work(settings, stop)
+    return 0
+
+
+async def work(
     settings: Settings,
+    stop: asyncio.Event,
     *,
-    stop: asyncio.Event | None = None,
     on_start: Callable[[Started], None] = lambda started: None,
+    ready: asyncio.Event | None = None,
 ) -> None:
-    """Runs an agent until SIGTERM or SIGINT (or `stop`). Raises SettingsError where it can't start or go on."""
-    guard = tasks.Guard()
-    if stop is not None:
-        guard.stop = stop
-    with _signals(guard.stop):
-        await _run(settings, guard, on_start)
+    """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions."""
+    guard = tasks.Guard(stop)
+    await _run(settings, guard, on_start, ready or asyncio.Event())
     guard.check()
 
 
-async def _run(settings: Settings, guard: tasks.Guard, on_start: Callable[[Started], None]) -> None:
+async def _run(
+    settings: Settings, guard: tasks.Guard, on_start: Callable[[Started], None], ready: asyncio.Event
+) -> None:
     _refuse_what_is_not_enforced(settings)
     connection = KafkaConnection.of(settings, client_id=settings.agent_name)
     names = TopicNames(settings.topic_prefix)
@@ -116,7 +131,7 @@ async def _run(settings: Settings, guard: tasks.Guard, on_start: Callable[[Start
         )
         listener = parts.listener = Listener(factory, supervisor, _options(settings), metrics, vitals)
         on_start(_announce(settings, guarantee, parts, report, port))
-        async with _watching(vitals, metrics):
+        async with _beside(health.watch_loop(vitals, metrics)), _beside(_tell_ready(listener, ready)):
             await guard.run(_until_stopped(listener, guard, settings, parts), "listener")
     _log.info("agent.stopped")
 
@@ -136,13 +151,22 @@ async def _mark_stopping(stop: asyncio.Event, parts: _Parts) -> None:
     _log.info("agent.stopping")
 
 
+async def _tell_ready(listener: Listener, ready: asyncio.Event) -> None:
+    """Looks from time to time, at the start only: an event would have to be set from several parts."""
+    while not (listener.assigned and listener.owned == len(listener.partitions)):  # noqa: ASYNC110
+        await asyncio.sleep(_READY_POLL_SECONDS)
+    ready.set()
+    _log.info("agent.ready", partitions=listener.partitions)
+
+
 @asynccontextmanager
-async def _watching(vitals: Health, metrics: Metrics) -> AsyncIterator[None]:
-    watch = asyncio.create_task(health.watch_loop(vitals, metrics), name="loop watch")
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs something beside the block, and ends it with it."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        await tasks.cancel_and_wait(watch)
+        await tasks.cancel_and_wait(task)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ class Guard:
     task returns in any case; after the stop its owner calls `check`.
     """
 
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.stop = stop
         """Set when the agent is to stop: by a signal, or by a guarded task that ended."""
         self.failure: Exception | None = None
         """What ended the first guarded task that failed."""

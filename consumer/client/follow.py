@@ -116,7 +116,7 @@ class Follower:
             yield event
             state = self.state
             answered = answered or (answer_to is not None and answer_to.answered_by(event)) or _ends(event, after)
-            if state is not None and state.over and answered:
+            if state is not None and state.over and answered and event.data.seq == state.seq:
                 return
 
     async def all_events(self) -> AsyncGenerator[Event, None]:

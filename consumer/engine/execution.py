@@ -55,12 +55,14 @@ class Execution:
             full = draft if state is None else advance.progress(draft, state)
             common: dict[str, JsonValue] = {
                 "execution_id": self.execution_id,
-                "workflow_id": (state.workflow_id if state else None) or draft.workflow_id,
                 "seq": (state.seq if state else 0) + 1,
                 "dry_run": draft.dry_run or (state.dry_run if state else False),
                 "agent": self._services.agent,
                 "attempt_epoch": self.journal.epoch,
             }
+            workflow_id = (state.workflow_id if state else None) or draft.workflow_id
+            if workflow_id is not None:
+                common["workflow_id"] = workflow_id
             prev_hash = state.last_hash if state else ""
             event, value = events.seal(full, common=common, prev_hash=prev_hash, time=self.now())
             after = apply(state, event)

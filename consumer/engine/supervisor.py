@@ -22,6 +22,7 @@ from consumer.engine.services import Services
 from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
 from consumer.ports import Journal, Record, Topic
+from consumer.telemetry.logs import log_execution_end
 from consumer.workflow import answers, attempts
 from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
@@ -168,6 +169,7 @@ class Supervisor:
             if state is not None and state.over and partition.journal.alive:
                 partition.remember(state)
                 self._services.metrics.execution_ended(state)
+                log_execution_end(state)
             self._measure()
 
     async def _end_crashed(self, execution: Execution, group: BaseExceptionGroup[Exception]) -> None:

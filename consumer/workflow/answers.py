@@ -49,12 +49,14 @@ def _accepted(
     command: ExecuteCommand, wanted: str, source: Source, now: datetime, traceparent: str | None
 ) -> events.ExecutionAccepted:
     package = command.wpk_content if isinstance(command.wpk_content, dict) else None
-    name = package_name(package) or (command.workflow_id or "").rpartition("-")[0] or None
+    name, version = package_names(package)
+    workflow_id = command.workflow_id or (f"{name}-{version or '0.0.0'}" if name else None)
+    name = name or (workflow_id or "").rpartition("-")[0] or None
     limits = [command.deadline] if command.deadline else []
     if command.timeout is not None:
         limits.append(now + timedelta(seconds=command.timeout))
     return events.ExecutionAccepted(
-        workflow_id=command.workflow_id,
+        workflow_id=workflow_id,
         workflow_name=name,
         dry_run=command.dry_run,
         command=command.model_dump(mode="json", exclude_none=True),
@@ -68,11 +70,12 @@ def _accepted(
     )
 
 
-def package_name(package: dict[str, JsonValue] | None) -> str | None:
-    """The workflow's name in a package that need not be valid."""
+def package_names(package: dict[str, JsonValue] | None) -> tuple[str | None, str | None]:
+    """The workflow's name and version in a package that need not be valid."""
     metadata = package.get("metadata") if package else None
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) else None
+    found = metadata if isinstance(metadata, dict) else {}
+    name, version = found.get("name"), found.get("version")
+    return (name if isinstance(name, str) else None), (version if isinstance(version, str) else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
