@@ -18,6 +18,7 @@ from typing import cast
 import structlog
 from pydantic import BaseModel, JsonValue
 
+from consumer.adapters.describe import config_schema
 from consumer.errors import AgentError, SettingsError
 from consumer.ports import Adapter
 from schemas.problems import did_you_mean
@@ -90,8 +91,8 @@ class AdapterRegistry:
         raise LookupError(f'"{name[:80]}" is no adapter{hint}')
 
     def describe(self) -> dict[str, JsonValue]:
-        """The JSON Schema of each adapter's `config`, by name."""
-        return {name: cast(JsonValue, self._adapters[name].config_model.model_json_schema()) for name in self.names}
+        """The JSON Schema of each adapter's `config`, by name, with placeholders allowed for values."""
+        return {name: config_schema(self._adapters[name].config_model) for name in self.names}
 
     async def aclose(self) -> None:
         """Closes all adapters; the failure of one is logged and does not keep the others open."""

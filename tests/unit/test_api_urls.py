@@ -39,7 +39,8 @@ def filled(template: str, **values: JsonValue) -> str | None:
         ("http://${service}.${namespace}.svc:80/", {"service": "a", "namespace": "b"}, "http://a.b.svc:80/"),
         ("https://host${path}", {"path": "/a/b"}, "https://host/a/b"),
         ("https://host/a/${path}", {"path": "b/c d"}, "https://host/a/b/c%20d"),
-        ("https://host/a/${name}", {"name": "b?x=1#y"}, "https://host/a/b%3Fx=1%23y"),
+        ("https://host/a/${name}", {"name": "b?x=1#y"}, "https://host/a/b%3Fx%3D1%23y"),
+        ("https://host/a/${name}", {"name": "%2e%2e"}, "https://host/a/%252e%252e"),
         ("https://host/?q=${q}&n=${n}", {"q": "a&b=c #+%", "n": 3}, "https://host/?q=a%26b%3Dc%20%23%2B%25&n=3"),
         ("https://host/?${query}", {"query": "a=1&b=2"}, "https://host/?a=1&b=2"),
         ("https://${user}:${word}@host/", {"user": "eve", "word": "p@s/s"}, "https://eve:p%40s%2Fs@host/"),
@@ -64,7 +65,7 @@ def test_a_value_stands_in_its_place_encoded_as_that_place_asks(
         ("https://api.example:${v}/", "80/x"),
         ("https://api.example/users/${v}", "../admin"),
         ("https://api.example/users/${v}/x", ".."),
-        ("https://api.example/users/${v}", "%2E%2e/admin"),
+        ("https://api.example/%2E${v}/x", "."),
         ("https://api.example/users/.${v}/x", "."),
         ("https://api.example/users/${v}", "..\\admin"),
         ("${v}/x", "ftp://host"),
@@ -89,8 +90,7 @@ def test_no_value_changes_the_host_the_path_before_it_or_the_other_parameters(va
         return
     parsed = httpx.URL(url)
     assert (parsed.host, parsed.port, parsed.userinfo) == ("api.example", 8443, b"")
-    assert parsed.path.startswith("/users/")
-    assert parsed.path.endswith("/end")
+    assert unquote(parsed.raw_path.decode().partition("?")[0]) == f"/users/{value}/end"
     assert parse_qsl(urlsplit(url).query, keep_blank_values=True) == [("a", value), ("b", "2")]
 
 

@@ -22,7 +22,8 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?|[0-9a-f:.]+(%[\w.]+)?"
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 _IN_AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]*")
 _END = ("/", "?", "#")
-_PATH_SAFE = "/%:@!$&'()*+,;=~"
+#: What a value may hold that stands for several parameters. All else is encoded in full, in the very forms by which
+#: the values of secrets are known and masked.
 _QUERY_SAFE = "=&%+/:,;@!$'()*?~"
 
 
@@ -87,7 +88,7 @@ def _placed(before: str, value: str, after: str) -> str | None:
     if "?" in rest:
         last = re.split(r"[?&]", rest)[-1]
         return quote(value, safe="" if "=" in last else _QUERY_SAFE)
-    return quote(value, safe=_PATH_SAFE)
+    return quote(value, safe="/")
 
 
 def _in_authority(before: str, value: str, after: str) -> str | None:
