@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel
 
 from consumer.adapters.k8s import fields, kinds
 from consumer.ports import JsonObject, Scope
@@ -29,6 +29,13 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _named(value: str) -> str:
+    """What no part of a URL's path can hold, no object is called; `kind/name` is taken apart later."""
+    if any(character.isspace() or character in "?#%" for character in value):
+        raise ValueError(f'"{value[:80]}" is no name of an object')
+    return value
+
+
 def _no_text(value: object) -> object:
     if isinstance(value, str):
         raise ValueError("is a text; write it as an object (YAML in YAML), so that values in it stay data")  # noqa: TRY004
@@ -42,7 +49,7 @@ def _path(value: str) -> str:
 
 Selector = Annotated[str, BeforeValidator(_selector), Field(min_length=1)]
 Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^\s?#%]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_named)]
 Manifest = Annotated[dict[str, JsonValue], BeforeValidator(_no_text)]
 
 
