@@ -157,28 +157,31 @@ class ShellAction:
         """What the end means, if it is no success."""
         stderr = heard.kept["stderr"].text().strip()
         last = _one_line(stderr.rpartition("\n")[2], _QUOTED)
-        program = self._argv()[0]
         if not ended.ran:
             if "Can't chdir to" in last:
                 return _bad_cwd(self.config.cwd)
             message = f"the sandbox ended before the command did: {last or f'exit code {ended.exit_code}'}"
             return TemporaryError(message, code="sandbox_failed", output=result)
-        if ended.exit_code in (126, 127) and stderr.startswith("prlimit: failed to execute"):
-            return PermanentError(
-                f"\"{_one_line(program, 80)}\" can't be run: {last.rpartition(': ')[2]}; install it on the agent's "
-                "machine, where the command sees /usr",
-                code="command_not_found",
-            )
+        nothing_said = not heard.kept["stdout"].total and "\n" not in stderr
+        if ended.exit_code in (1, 126, 127) and nothing_said and stderr.startswith("prlimit: failed to "):
+            return self._not_begun(stderr, last)
         if ended.exit_code in self.config.success_codes:
             return None
         if ended.exit_code == 127 and last.endswith("not found"):
-            return PermanentError(
-                f"exit code 127: {last}; install the program on the agent's machine (the command sees /usr)",
-                code="command_not_found",
-                output=result,
-            )
+            message = f"exit code 127: {last}; install the program on the agent's machine (the command sees /usr)"
+            return PermanentError(message, code="command_not_found", output=result)
         said = f": {last}" if last else ", and nothing on stderr"
         return TemporaryError(f"exit code {_code(ended.exit_code)}{said}", code="exit_code", output=result)
+
+    def _not_begun(self, stderr: str, last: str) -> StepError:
+        """What the launcher's last program says of why it did not run the command."""
+        if stderr.startswith("prlimit: failed to execute"):
+            message = (
+                f'"{_one_line(self._argv()[0], 80)}" can\'t be run: {last.rpartition(": ")[2]}; install it on the '
+                "agent's machine, where the command sees /usr"
+            )
+            return PermanentError(message, code="command_not_found")
+        return PermanentError(f"limits are higher than the agent's own: {last}", code="bad_limits")
 
     def _parsed(self, kept: output.Kept, result: JsonObject) -> JsonValue:
         raw = kept.whole

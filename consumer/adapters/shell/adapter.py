@@ -21,6 +21,7 @@ from schemas.failure import Problem
 _LARGEST = 128 * 1024
 #: Bytes of all of them together; Linux takes at least a quarter of the stack's limit, 2 MiB as a rule.
 _LARGEST_SUM = 1024 * 1024
+_MOST_VALUES = 1000
 #: Variables whose value some programs run as code or load code from.
 _CODE_VARIABLES = frozenset(
     {"BASH_ENV", "ENV", "GIT_SSH_COMMAND", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", "LUA_INIT", "NODE_OPTIONS"}
@@ -143,7 +144,8 @@ class _Prepared:
                 value = self._scope.lookup(expression)
             except KeyError as error:
                 if missing:
-                    self.problems.append(Problem(path=path, message=str(error.args[0])))
+                    message = f"{error.args[0]}; the shell's own variables are written $NAME or $${{NAME}}"
+                    self.problems.append(Problem(path=path, message=message))
                 continue
             if value is UNKNOWN:
                 continue
@@ -209,6 +211,10 @@ def _too_large(config: ShellConfig, variables: Mapping[str, str]) -> Iterator[Pr
         total += size
         if size > _LARGEST - 2:
             yield Problem(path=path, message=f"it, or a value in it, has {size} bytes; {remedy}")
+    if len(variables) > _MOST_VALUES:
+        yield Problem(
+            path="command", message=f"it has {len(variables)} different placeholders; at most {_MOST_VALUES} go"
+        )
     if total > _LARGEST_SUM:
         yield Problem(
             path="", message=f"the command, its values and env have {total} bytes together; at most {_LARGEST_SUM} go"

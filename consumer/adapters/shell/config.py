@@ -70,10 +70,10 @@ class Limits(_Strict):
     memory: Quantity | None = None
     """Address space of each process. Programs that reserve much more than they use (Go, Java, Node) need gigabytes."""
     processes: int | None = Field(default=None, ge=1, le=100_000)
-    """Processes and threads of the step together."""
+    """Processes and threads of the step together; without a sandbox, of the step's user."""
     file_size: Quantity | None = None
     """The largest file that the command may write, in bytes."""
-    open_files: int | None = Field(default=None, ge=8, le=1_000_000)
+    open_files: int | None = Field(default=None, ge=8, lt=2**31)
     """Open files of each process."""
 
     @model_validator(mode="after")
@@ -88,9 +88,9 @@ class ShellConfig(_Strict):
 
     command: ScriptText | None = Field(default=None, min_length=1)
     """A script for `/bin/sh -c`. A placeholder in it is data wherever it stands, always one word, never code."""
-    args: tuple[Argument, ...] | None = Field(default=None, min_length=1)
+    args: tuple[Argument, ...] | None = Field(default=None, min_length=1, max_length=4000)
     """A program and its arguments, run without a shell."""
-    env: dict[VariableName, Argument] = Field(default_factory=dict)
+    env: dict[VariableName, Argument] = Field(default_factory=dict, max_length=1000)
     """Variables of the command's environment; the place for secrets."""
     cwd: Argument = Field(default=".", min_length=1)
     """The working directory; relative to the step's own empty one (`/workspace`), which is writable and then removed.

@@ -170,6 +170,9 @@ async def _ask(child: Child, deadline: float) -> None:
         await _wait_exit(child, deadline)
         return
     asked: set[int] = set()
+    loop = asyncio.get_running_loop()
+    # The shell may have things to clean up itself: the second half of the time is its own.
+    children_until = loop.time() + (deadline - loop.time()) / 2
     tree.send(main, signal.SIGSTOP)
     try:
         while others := [pid for pid in await _members(child) if pid != main]:
@@ -177,25 +180,23 @@ async def _ask(child: Child, deadline: float) -> None:
                 if pid not in asked:
                     tree.send(pid, signal.SIGTERM)
             asked.update(others)
-            if await _wait_exit(child, min(deadline, asyncio.get_running_loop().time() + _POLL), deadline):
-                return
+            if await _wait_exit(child, loop.time() + _POLL) or loop.time() >= children_until:
+                break
     finally:
         tree.send(main, signal.SIGTERM)
         tree.send(main, signal.SIGCONT)
     await _wait_exit(child, deadline)
 
 
-async def _wait_exit(child: Child, until: float, deadline: float | None = None) -> bool:
-    """Waits for the exit. True: there is no more to wait for (exited, hurried, or the deadline passed)."""
-    loop = asyncio.get_running_loop()
+async def _wait_exit(child: Child, until: float) -> bool:
+    """Waits for the exit until that moment. True: nobody need wait longer, as it came or another cancellation did."""
     hurry = asyncio.create_task(child.hurry.wait())
     try:
-        await asyncio.wait(
-            {child.exited, hurry}, timeout=max(0.0, until - loop.time()), return_when=asyncio.FIRST_COMPLETED
-        )
+        left = max(0.0, until - asyncio.get_running_loop().time())
+        await asyncio.wait({child.exited, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
     finally:
         hurry.cancel()
-    return child.exited.done() or child.hurry.is_set() or loop.time() >= (deadline or until)
+    return child.exited.done() or child.hurry.is_set()
 
 
 async def _main(child: Child) -> int | None:

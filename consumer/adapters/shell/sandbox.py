@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ Level = Literal["bubblewrap", "none"]
 NOBODY = 65534
 WORKSPACE = "/workspace"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Where the launcher's own programs are looked for.
+_LAUNCHERS = SEARCH_PATH
 
 _PROBE_TIMEOUT = 30.0
 _MIB = 1024 * 1024
@@ -189,7 +192,7 @@ def _owner() -> int | None:
 
 def _program(name: str, package: str) -> str:
     """Where the launcher's program is. Raises PermanentError with the package that has it."""
-    found = shutil.which(name, path=SEARCH_PATH)
+    found = shutil.which(name, path=_LAUNCHERS)
     if found is None:
         raise PermanentError(f"{name} is not installed (apt install {package})", code="no_sandbox")
     return found
@@ -212,21 +215,27 @@ def _counts_processes_inside() -> bool:
 def _with_limits(limits: Limits, processes: int | None) -> tuple[str, ...]:
     """The wrapper that sets the limits; `processes` is the default where the step sets none."""
 
-    def number(quantity: str | None, default: int) -> int:
-        return default if quantity is None else max(1, int(parse_quantity(quantity)))
+    def number(quantity: str) -> int:
+        return max(1, int(parse_quantity(quantity)))
 
-    options = [
-        f"--nofile={limits.open_files or _DEFAULT_OPEN_FILES}",
-        f"--fsize={number(limits.file_size, _DEFAULT_FILE_SIZE)}",
-        "--core=0",
-    ]
+    files = limits.open_files or _at_most(_DEFAULT_OPEN_FILES, resource.RLIMIT_NOFILE)
+    size = number(limits.file_size) if limits.file_size else _at_most(_DEFAULT_FILE_SIZE, resource.RLIMIT_FSIZE)
+    options = [f"--nofile={files}", f"--fsize={size}", "--core=0"]
+    if limits.processes is None and processes is not None:
+        processes = _at_most(processes, resource.RLIMIT_NPROC)
     if (count := limits.processes or processes) is not None:
         options.append(f"--nproc={count}")
     if limits.cpu is not None:
         options.append(f"--cpu={int(limits.cpu)}:{int(limits.cpu) + 5}")
     if limits.memory is not None:
-        options.append(f"--as={number(limits.memory, 0)}")
+        options.append(f"--as={number(limits.memory)}")
     return (_program("prlimit", "util-linux"), *options, "--")
+
+
+def _at_most(default: int, kind: int) -> int:
+    """The default, or what the agent itself is held to where that is less: nobody can be given more."""
+    _, hard = resource.getrlimit(kind)
+    return default if hard == resource.RLIM_INFINITY else min(default, hard)
 
 
 def _options(spec: Spec, sizes: Sizes) -> list[str]:
