@@ -65,8 +65,7 @@ def _read(path: Path) -> dict[str, object]:
     values: dict[str, object] = {}
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and binding.value is None):
-            line = binding.original.line + 1
-            raise SettingsError(f"the configuration file {path}, line {line}, is not NAME=value")
+            raise SettingsError(f"the configuration file {path}, line {binding.original.line}, is not NAME=value")
         if binding.key is not None:
             values[binding.key] = binding.value
     return values
