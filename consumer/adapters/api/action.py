@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
-import orjson
 from pydantic import JsonValue
 
 from consumer.adapters.api import message, verdict
@@ -143,7 +143,7 @@ def _with_payload(request: Request, payload: JsonValue) -> Request:
         request = request.with_header("Content-Type", "text/plain; charset=utf-8")
         return replace(request, content=payload.encode())
     request = request.with_header("Content-Type", "application/json")
-    return replace(request, content=orjson.dumps(payload))
+    return replace(request, content=json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 async def _log(step: StepContext, request: Request, answer: Answer, body: Body, duration: float) -> None:

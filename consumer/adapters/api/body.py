@@ -22,6 +22,8 @@ _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "defla
 _CHARSET = re.compile(
     r"utf-?8|utf-?16(le|be)?|us-ascii|iso-8859-\d{1,2}|latin-?1|windows-125\d|shift_jis|euc-(jp|kr)|gb(k|18030|2312)|big5|koi8-[ru]"
 )
+#: The one way in which text that was decoded can still give a character that can't be encoded.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class BadBody(Exception):
@@ -95,7 +97,7 @@ def read_body(raw: bytes, *, complete: bool, content_type: str) -> Body:
             if not complete:
                 note = f"the body is longer than {MAX_READ // 1024} KiB; its beginning is taken as text"
         else:
-            fits = len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_KEPT
+            fits = len(raw) <= MAX_KEPT or len(_compact(value)) <= MAX_KEPT
             return Body(value=value, kept=value if fits else _cut(text), truncated=not fits)
     kept = _cut(text)
     return Body(value=text, kept=kept, truncated=not complete or len(kept) < len(text), note=note)
@@ -111,11 +113,16 @@ def parse_json(text: str) -> JsonValue:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     _check_depth(value)
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half of a surrogate pair") from error
+    if _SURROGATE.search(text):
+        try:
+            _compact(value)
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair") from error
     return value
+
+
+def _compact(value: JsonValue) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _integer(digits: str) -> JsonValue:

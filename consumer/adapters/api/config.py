@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 from typing import Annotated, Literal
@@ -59,6 +60,16 @@ def _check_header_value(value: str) -> str:
     return value.strip(" \t")
 
 
+def _check_sendable(value: JsonValue) -> JsonValue:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half of a surrogate pair, which is no character and can't be sent") from error
+    except ValueError as error:
+        raise ValueError("holds a number that JSON does not have (NaN or an infinity)") from error
+    return value
+
+
 def _status(value: object) -> object:
     """`200`, `"200"` and `"2xx"`."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -99,7 +110,9 @@ HeaderValue = Annotated[
     str, BeforeValidator(_scalar_text), AfterValidator(_check_header_value), WithJsonSchema(_SCALAR)
 ]
 ParamValues = Annotated[
-    tuple[Annotated[str, BeforeValidator(_scalar_text)], ...], BeforeValidator(_as_list), _one_or_many(_SCALAR)
+    tuple[Annotated[str, BeforeValidator(_scalar_text), AfterValidator(_check_sendable)], ...],
+    BeforeValidator(_as_list),
+    _one_or_many(_SCALAR),
 ]
 StatusPatterns = Annotated[
     tuple[Annotated[str, BeforeValidator(_status)], ...],
@@ -123,7 +136,7 @@ class ApiConfig(BaseModel):
     server honours it, so that an attempt whose outcome a crash left unknown is made again."""
     params: dict[str, ParamValues] = Field(default_factory=dict)
     """Added to the URL's query, percent-encoded; a list gives the name several times."""
-    payload: JsonValue = None
+    payload: Annotated[JsonValue, AfterValidator(_check_sendable)] = None
     """The body: a string is sent as text, anything else as JSON; null: no body."""
     expected_status: StatusPatterns = ("2xx",)
     """A number, a class like `2xx`, or a list of them."""
