@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -90,7 +90,15 @@ def problems_of(
     `model` is the one that was validated: it knows the names for "did you mean". `hidden` are paths whose values are
     never shown (they may hold secrets), besides those whose names say so.
     """
-    return [problem for _, problem in located_problems(error, model, hidden=hidden)]
+    return [found.problem for found in located_problems(error, model, hidden=hidden)]
+
+
+class Located(NamedTuple):
+    """A problem, with its path in parts and pydantic's names for what is wrong."""
+
+    path: Path
+    kinds: frozenset[str]
+    problem: Problem
 
 
 def located_problems(
@@ -98,22 +106,36 @@ def located_problems(
     model: type[BaseModel] | None = None,
     *,
     hidden: Collection[Path] = (),
-) -> list[tuple[Path, Problem]]:
-    """As `problems_of`, each with its path in parts."""
+) -> list[Located]:
+    """As `problems_of`, for those who judge the problems further."""
     messages: dict[Path, list[str]] = {}
+    kinds: dict[Path, set[str]] = {}
     for details in error.errors(include_url=False):
+        if _counts_only_good_entries(details):
+            continue
         path = _without_labels(details, model)
         message = _message(details, path, model, hidden)
         said = messages.setdefault(path, [])
         if message not in said:
             said.append(message)
-    return [(path, Problem(path=path_text(path), message=_joined(said))) for path, said in messages.items()]
+        kinds.setdefault(path, set()).add(details["type"])
+    return [
+        Located(path, frozenset(kinds[path]), Problem(path=path_text(path), message=_joined(said)))
+        for path, said in messages.items()
+    ]
+
+
+def _counts_only_good_entries(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only because its entries, which have problems of their own, don't count."""
+    given, least = details["input"], (details.get("ctx") or {}).get("min_length", 0)
+    return details["type"] == "too_short" and isinstance(given, list | tuple | dict) and len(given) >= least
 
 
 def _joined(messages: Sequence[str]) -> str:
     """One sentence of what the members of a union say: `"x" is no whole number, and none of: original`."""
     first, *others = messages
     start = os.path.commonprefix([*messages]).rpartition(" ")[0] + " "  # noqa: RUF071 - characters are meant
+    start = start.removesuffix("no ")
     return ", and ".join([first, *(other.removeprefix(start) for other in others)])
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from consumer.errors import ConfigError
 from consumer.workflow.scope import UNKNOWN, Scope, Unknown, may_be_secret, secret_name
 from schemas.failure import Problem
-from schemas.problems import Path, located_problems, parse_path, path_text
+from schemas.problems import Located, Path, located_problems, parse_path, path_text, problems_of
 
 _TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 #: Configurations are decoded with a bound on depth; this one only keeps a mistake from ending the process.
@@ -80,7 +80,7 @@ def bind(model: type[Model], config: dict[str, JsonValue], scope: Scope) -> Mode
         try:
             return model.model_validate(found.value)
         except ValidationError as error:
-            problems = [problem for _, problem in located_problems(error, model, hidden=found.sensitive)]
+            problems = problems_of(error, model, hidden=found.sensitive)
             raise ConfigError(problems) from None  # the cause would show values that may be secret
     raise ConfigError(problems)
 
@@ -93,18 +93,16 @@ def check_config(model: type[BaseModel], config: dict[str, JsonValue], scope: Sc
     except ValidationError as error:
         unclear = [*found.unknown, *(parse_path(problem.path) for problem in found.problems)]
         located = located_problems(error, model, hidden=found.sensitive)
-        return found.problems + [
-            problem for path, problem in located if not any(_depends(path, problem, leaf) for leaf in unclear)
-        ]
+        return found.problems + [each.problem for each in located if not any(_depends(each, leaf) for leaf in unclear)]
     return found.problems
 
 
-def _depends(path: Path, problem: Problem, leaf: Path) -> bool:
+def _depends(located: Located, leaf: Path) -> bool:
     """Whether the problem may go away once the leaf has its value."""
-    if path[: len(leaf)] == leaf:
-        return True
+    if located.path[: len(leaf)] == leaf:
+        return "extra_forbidden" not in located.kinds
     # A union of kinds complains where the mapping stands, though it is the kind's name that is unknown.
-    return path == leaf[:-1] and problem.message.startswith(f"{leaf[-1]} ")
+    return located.path == leaf[:-1] and not located.kinds.isdisjoint({"union_tag_invalid", "union_tag_not_found"})
 
 
 @dataclass(slots=True)
