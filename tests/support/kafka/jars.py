@@ -66,12 +66,20 @@ class Distribution:
         return [*self.java(*options), "kafka.Kafka", str(properties)]
 
 
+def is_installed() -> bool:
+    """Whether `distribution` has nothing left to fetch. Raises Unavailable."""
+    return (_home() / "formatted").is_dir()
+
+
 def distribution() -> Distribution:
     """The Kafka of this machine's cache, put there first if it must be. Raises Unavailable."""
-    wanted = _cache() / f"kafka-{KAFKA_VERSION}-java{_java_version()}"
-    if not (wanted / "formatted").is_dir():
-        _install(wanted)
-    return Distribution(home=wanted)
+    if not is_installed():
+        _install(_home())
+    return Distribution(home=_home())
+
+
+def _home() -> Path:
+    return _cache() / f"kafka-{KAFKA_VERSION}-java{_java_version()}"
 
 
 def _cache() -> Path:

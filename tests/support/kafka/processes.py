@@ -136,12 +136,18 @@ def embedded_broker() -> Iterator[ProcessBroker]:
             yield broker
 
 
-@contextlib.contextmanager
-def apache_broker() -> Iterator[ProcessBroker]:
-    """An Apache Kafka of its own, from jars; it keeps its data over a restart. Raises jars.Unavailable."""
+def install() -> jars.Distribution:
+    """Apache Kafka, made ready to start; at once where it is. Raises jars.Unavailable."""
     kafka = jars.distribution()
     if not kafka.archive.exists():
         _archive_classes(kafka)
+    return kafka
+
+
+@contextlib.contextmanager
+def apache_broker() -> Iterator[ProcessBroker]:
+    """An Apache Kafka of its own, from jars; it keeps its data over a restart. Raises jars.Unavailable."""
+    kafka = install()
     with _directory() as directory, _started(_apache(kafka, directory)) as broker:
         yield broker
 
