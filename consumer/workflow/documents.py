@@ -252,9 +252,8 @@ class _Builder:
             if unquoted and event.value == "<<":
                 self._problem(event, "<< merges another mapping; write its fields out", event.value)
             elif unquoted and not plain.is_text_name(event.value):
-                self._problem(
-                    event, f'{event.value or "nothing"} is no text; write the name in quotes: "{event.value}"'
-                )
+                said = f'{event.value or "nothing"} is no text; write the name in quotes: "{event.value}"'
+                self._problem(event, said, event.value)
             self._name(event, event.value)
             return
         value: JsonValue = event.value
