@@ -140,7 +140,7 @@ class ExecutionState(BaseModel):
     @property
     def error_message(self) -> str | None:
         """The failure in a sentence."""
-        return self.error.message if self.error else None
+        return self.error.sentence if self.error else None
 
     @property
     def over(self) -> bool:

@@ -41,3 +41,8 @@ class Failure(BaseModel):
     message: str = Field(description="One sentence for a human; secrets are masked.")
     retryable: bool = Field(default=False, description="Whether trying again may help.")
     step: str | None = Field(default=None, description="The step that failed, where one did.")
+
+    @property
+    def sentence(self) -> str:
+        """The message, with the step that it is about."""
+        return f"{self.step}: {self.message}" if self.step else self.message

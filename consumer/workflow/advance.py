@@ -101,14 +101,15 @@ def _rolling_back(state: ExecutionState, steps: Program, now: datetime) -> Decis
         return Decision(
             drafts=[
                 events.ExecutionRolledBack(
-                    **fields, **outcome, error=state.error, error_message=state.error.message if state.error else None
+                    **fields, **outcome, error=state.error, error_message=state.error.sentence if state.error else None
                 )
             ]
         )
     first = bad[0].error or Failure(type="rollback_failed", message="a step of the rollback failed")
-    message = f"the rollback could not finish: {bad[0].step}: {first.message}"
-    failure = Failure(type=first.type, message=message, step=bad[0].step)
-    return Decision(drafts=[events.ExecutionRollbackFailed(**fields, **outcome, error=failure, error_message=message)])
+    failure = Failure(type=first.type, message=f"the rollback could not finish: {first.message}", step=bad[0].step)
+    return Decision(
+        drafts=[events.ExecutionRollbackFailed(**fields, **outcome, error=failure, error_message=failure.sentence)]
+    )
 
 
 def _cancel_retrying(known: dict[str, StepState], reason: str, *, dry_run: bool) -> list[EventData]:
@@ -196,12 +197,12 @@ def _cause(state: ExecutionState) -> Failure:
         return Failure(type="deadline", message="its deadline passed while it ran")
     first = next(s for s in state.steps.values() if s.status is StepStatus.FAILED and not s.continued)
     error = first.error or Failure(type="failed", message="it failed")
-    return error.model_copy(update={"message": f"{first.step}: {error.message}", "step": first.step})
+    return error.model_copy(update={"step": first.step})
 
 
 def _failed(state: ExecutionState, failure: Failure, now: datetime, *, follows: bool = False) -> events.ExecutionFailed:
     return events.ExecutionFailed(
-        **answers.result_fields(state, now), error=failure, error_message=failure.message, rollback_follows=follows
+        **answers.result_fields(state, now), error=failure, error_message=failure.sentence, rollback_follows=follows
     )
 
 
