@@ -6,20 +6,28 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import pytest
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    check: Callable[[], T | Awaitable[T]],
-    *,
-    timeout: float = 30.0,
-    interval: float = 0.02,
-    because: str = "",
-) -> T:
+    check: Callable[[], Awaitable[T]], *, timeout: float = ..., interval: float = ..., because: str = ...
+) -> T: ...
+
+
+@overload
+async def eventually(
+    check: Callable[[], T], *, timeout: float = ..., interval: float = ..., because: str = ...
+) -> T: ...
+
+
+async def eventually(
+    check: Callable[[], object], *, timeout: float = 30.0, interval: float = 0.02, because: str = ""
+) -> object:
     """The first truthy result of `check`, asked every `interval` seconds; an AssertionError counts as "not yet".
 
     Any other exception of `check` is raised at once. After `timeout` seconds the test fails with the last result.
@@ -32,7 +40,7 @@ async def eventually(
         try:
             async with asyncio.timeout(max(interval, deadline - time.monotonic())):
                 result = check()
-                value: T = await result if inspect.isawaitable(result) else result  # type: ignore[assignment]
+                value = await result if inspect.isawaitable(result) else result
         except AssertionError as error:
             last = error
         except TimeoutError as error:

@@ -62,8 +62,8 @@ def docker_answers() -> bool:
     """Whether there is a Docker daemon; where nothing hints at one, without importing its client."""
     if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
         return False
-    import docker  # noqa: PLC0415 - only where it is likely to be of use
-    import docker.errors  # noqa: PLC0415
+    import docker  # type: ignore[import-untyped]  # noqa: PLC0415 - only where it is likely to be of use
+    import docker.errors  # type: ignore[import-untyped]  # noqa: PLC0415
 
     try:
         client = docker.from_env(timeout=5)
@@ -83,7 +83,8 @@ def apache_container() -> Iterator[ContainerBroker]:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - needs a daemon at import
 
     port = free_port()
-    container = DockerContainer(IMAGE).with_bind_ports(_PORT, port)
+    container = DockerContainer(IMAGE)
+    container.ports[str(_PORT)] = (HOST, port)  # type: ignore[assignment] # docker's own form, for loopback only
     for name, value in _environment(port).items():
         container = container.with_env(name, value)
     with container:

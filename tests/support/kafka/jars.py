@@ -24,7 +24,8 @@ JAVA_NEEDED = 17
 _HERE = Path(__file__).parent
 _POM = _HERE / "pom.xml"
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
-_DOWNLOAD_TIMEOUT = 600.0
+_DOWNLOAD_TIMEOUT = 300.0
+_DOWNLOAD_TRIES = 3
 
 
 class Unavailable(Exception):
@@ -129,7 +130,11 @@ def _download(jars: Path, scratch: Path) -> None:
     pom = scratch / "pom.xml"
     shutil.copyfile(_POM, pom)
     goal = [f"-Dkafka.version={KAFKA_VERSION}", "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    _run(["mvn", "-q", "-B", "-f", str(pom), *goal, f"-DoutputDirectory={jars}"], "fetching Kafka's jars")
+    fetch = ["mvn", "-q", "-B", "-f", str(pom), *goal, f"-DoutputDirectory={jars}"]
+    for _ in range(_DOWNLOAD_TRIES - 1):
+        with contextlib.suppress(Unavailable):  # a network that was shaky for a moment must not cost the whole run
+            return _run(fetch, "fetching Kafka's jars")
+    return _run(fetch, "fetching Kafka's jars")
 
 
 def _format(kafka: Distribution, scratch: Path) -> None:
