@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from consumer.ports import UNKNOWN, Adapter, JsonObject, Phase, Plan, StepContex
 from schemas.wpk import ResourceLimits
 from tests.support.eventually import eventually
 from tests.support.k8s_api import K8sApi
-from tests.support.k8s_kinds import Object
+from tests.support.k8s_kinds import BY_KIND, Object
 
 
 @dataclass
@@ -136,6 +137,14 @@ async def rolled_out(api: K8sApi, name: str = "api", *, replicas: int = 3) -> No
     """A deployment whose pods are all ready."""
     api.create("Deployment", "payments", deployment(name, replicas=replicas))
     await eventually(lambda: available(api, name))
+
+
+def set_image(api: K8sApi, image: str, name: str = "api") -> None:
+    """Someone deploys another image."""
+    item = api.get("Deployment", name)
+    changed = copy.deepcopy(item)
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    api.store.update(BY_KIND["Deployment"], item, changed)
 
 
 def deployment(name: str = "api", replicas: int = 3, image: str = "api:1", **spec: JsonValue) -> Object:
