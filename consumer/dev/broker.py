@@ -163,8 +163,9 @@ class EmbeddedBroker:
 
     async def wait(self) -> str:
         """Waits until the broker has ended, which it never does by itself; gives its last lines."""
-        if self._process is not None:
+        if self._process is not None and self._reader is not None:
             await self._process.wait()
+            await asyncio.shield(self._reader)
         return self.output
 
     async def __aenter__(self) -> Self:

@@ -178,7 +178,7 @@ async def test_whoever_waits_for_the_broker_hears_of_its_end() -> None:
         waiting = asyncio.create_task(broker.wait())
         assert broker.pid is not None
         os.kill(broker.pid, signal.SIGKILL)
-        assert "ready" in await asyncio.wait_for(waiting, 60)
+        assert "tansu" in await asyncio.wait_for(waiting, 60)
         assert not broker.running
 
 
