@@ -211,7 +211,8 @@ ALLOWED = {
     "into a program": "echo ${x} | python3 -m json.tool | jq --arg a ${x} . | sh script.sh",
     "awk's variables": "awk -v a=${x} '{ print a }' ${x}",
     "sed's files": "sed -i -e s/a/b/ ${x}",
-    "find": "find ${x} -name ${x} -exec rm {} +",
+    "find": "find . -name b${x} -exec rm {} +",
+    "operands": "tar -cf a.tar -- ${x}; git log -n5 a${x}; [ ${x} = y ]; rm ${x}",
     "an empty command": "",
 }
 
@@ -240,6 +241,11 @@ def test_a_value_as_an_ordinary_argument_is_allowed_whatever_it_is(template: str
         ("sed -e ${x} f", "3", "eid"),
         ("awk '/${x}/ { print }' f", "abc", '/{system("id")}/'),
         ("awk ${x} f", "1", "BEGIN{}"),
+        ("tar -cf a.tar ${x}", "b c", "--checkpoint-action=exec=id"),
+        ("timeout 5 git clone ${x}", "https://example.org/a", "--upload-pack=id"),
+        ("find ${x}", "-5", "-delete"),
+        ("printf ${x} a", "%s\n", "-v"),
+        ("[ ${x} ${y} ]", "a", "-v"),
     ],
 )
 def test_where_only_harmless_values_can_stand_others_are_refused(template: str, good: str, bad: str) -> None:

@@ -25,6 +25,8 @@ class Allowed(Enum):
     """Letters, digits, `_`, `.` and `-`: inside an expression of sed or awk."""
     DIGITS = auto()
     """A number: where an expression of sed could hold a command."""
+    OPERAND = auto()
+    """No option: nothing that begins with `-`, but for a number."""
     PROGRAM = auto()
     """The name of a program that does not run its arguments as code."""
 
@@ -32,6 +34,7 @@ class Allowed(Enum):
 _PATTERNS = {
     Allowed.PLAIN: re.compile(r"[A-Za-z0-9_.-]*"),
     Allowed.DIGITS: re.compile(r"[0-9]+"),
+    Allowed.OPERAND: re.compile(r"(?!-).*|-[0-9.]+", re.DOTALL),
     Allowed.PROGRAM: re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*"),
 }
 
@@ -61,9 +64,11 @@ class Hole:
             wanted = {
                 Allowed.PLAIN: "part of an expression: only letters, digits, _, . and - are harmless there",
                 Allowed.DIGITS: "part of an expression that could hold commands: only digits are harmless there",
+                Allowed.OPERAND: "an option here, as some of them run what they are given; it may not begin with -",
                 Allowed.PROGRAM: "the name of the program: only letters, digits, _, ., /, + and - are allowed there",
             }[self.allowed]
-            return f"the value of ${{{self.expression}}} can't be {wanted}; pass it as an argument of its own"
+            remedy = "put -- before it" if self.allowed is Allowed.OPERAND else "pass it as an argument of its own"
+            return f"the value of ${{{self.expression}}} can't be {wanted}; {remedy}"
         name = basename(self.around.replace(HOLE, value))
         if self.allowed is Allowed.PROGRAM and runs_code(name):
             return f'${{{self.expression}}} names "{name}", which runs its arguments as code; write it into the command'
@@ -107,10 +112,14 @@ _INTERPRETER = re.compile(
 _WITH_ARGUMENT = frozenset({"-o", "+o", "-O", "+O", "--rcfile", "--init-file", "-W", "-X", "-I", "-r", "--require"})
 _CODE_OPTION = re.compile(r"-[A-Za-z0-9]*[ceEpr]|--eval|--print|--run")
 #: Every argument of these is code, or chooses code.
-_CODE_COMMANDS = frozenset(
+_BUILTINS = frozenset(
     {"eval", "trap", ".", "source", "let", "[[", "alias", "unset", "read", "declare", "typeset", "getopts"}
-    | {"mapfile", "readarray", "ssh", "su", "runuser", "watch", "parallel", "at", "batch", "crontab", "script"}
+    | {"mapfile", "readarray"}
 )
+_CODE_PROGRAMS = frozenset({"ssh", "su", "runuser", "watch", "parallel", "at", "batch", "crontab", "script"})
+_CODE_COMMANDS = _BUILTINS | _CODE_PROGRAMS
+#: Wrappers that run builtins too; the others know only programs.
+_OF_BUILTINS = frozenset({"command", "builtin", "exec", "time", "coproc"})
 #: These run the program that their arguments name, after their own options and assignments of variables.
 _STRICT_WRAPPERS = frozenset(
     {"env", "sudo", "doas", "exec", "command", "builtin", "xargs", "nohup", "setsid", "busybox", "chroot", "coproc"}
@@ -121,6 +130,13 @@ _WRAPPERS = _STRICT_WRAPPERS | {
 }
 #: Beyond so many words of one command we don't look any more, so that looking takes no time.
 _MOST_WORDS = 256
+#: Programs some of whose options run a command, so that a value in place of a file could.
+_OPTIONS_RUN_CODE = frozenset(
+    {"ansible", "ansible-playbook", "bsdtar", "curl", "docker", "find", "gdb", "git", "helm", "hg", "make", "man"}
+    | {"mysql", "nmap", "openssl", "podman", "psql", "rsync", "scp", "sftp", "sort", "svn", "tar", "tcpdump"}
+    | {"terraform", "vi", "vim", "wget", "zip"}
+)
+_VARIABLE_NAMING = frozenset({"printf", "test", "["})
 #: Read commands from their standard input.
 _READERS = frozenset({"ssh", "at", "batch", "crontab", "parallel"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
@@ -153,7 +169,7 @@ def judge(command: Command) -> None:
     del words[_MOST_WORDS:]
     if words:
         _program(words[0])
-        _from(words, wrapped=False)
+        _from(words, None)
 
 
 def reads_code(command: Command) -> bool:
@@ -169,7 +185,7 @@ def reads_code(command: Command) -> bool:
                 return True
             operand = _operand(words[index + 1 :])
             return operand is None or operand.text in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-        if names[0] == "xargs" and index > 0 and name in _CODE_COMMANDS:
+        if names[0] == "xargs" and index > 0 and name in _CODE_PROGRAMS:
             return True
     return names[:1] in (["."], ["source"]) and names[1:2] == ["stdin"]
 
@@ -183,23 +199,44 @@ def _program(word: Word) -> None:
         hole.around = word.text
 
 
-def _from(words: list[Word], *, wrapped: bool) -> None:
+def _from(words: list[Word], wrapper: str | None) -> None:
+    """Judges the words as a command; `wrapper` is what may run it, if it is not the shell itself."""
     name = basename(words[0].text)
     rest = words[1:]
-    if name in _CODE_COMMANDS:
+    if name in (_CODE_COMMANDS if wrapper is None or wrapper in _OF_BUILTINS else _CODE_PROGRAMS):
         for word in rest:
             word.refuse(f"in an argument of {name}")
-    elif name in ("printf", "test", "[") and any(word.text == "-v" for word in rest):
-        for word in rest:
-            word.refuse(f"in an argument of {name} -v")
+    elif name in _VARIABLE_NAMING:
+        _variable_naming(name, rest)
     elif _INTERPRETER.fullmatch(name):
         _interpreter(name, rest)
     elif name in _EDITORS:
         _editor(name, rest)
     elif name in _WRAPPERS:
-        _wrapper(name, rest, wrapped=wrapped)
-    elif not wrapped:
+        _wrapper(name, rest, wrapped=wrapper is not None)
+    elif wrapper is None:
         _elsewhere(rest)
+    if name in _OPTIONS_RUN_CODE:
+        _no_options(rest)
+
+
+def _variable_naming(name: str, rest: list[Word]) -> None:
+    """bash: `printf -v NAME` and `test -v NAME` evaluate the subscript of an array's name."""
+    if any(word.text == "-v" for word in rest):
+        for word in rest:
+            word.refuse(f"in an argument of {name} -v")
+    elif name == "printf" or len([word for word in rest if word.text != "]"]) == 2:
+        _no_options(rest[:1])
+
+
+def _no_options(rest: list[Word]) -> None:
+    """Values that stand where an option could may be none."""
+    for word in rest:
+        if word.text == "--":
+            return
+        if word.text.startswith(HOLE):
+            hole = word.holes[0]
+            hole.allowed = Allowed.OPERAND if hole.allowed is Allowed.ANY else hole.allowed
 
 
 def _wrapper(name: str, rest: list[Word], *, wrapped: bool) -> None:
@@ -213,7 +250,7 @@ def _wrapper(name: str, rest: list[Word], *, wrapped: bool) -> None:
                 word.refuse(f"where {name} takes its options or the name of a program")
     for index, word in enumerate(() if wrapped else rest):
         if word.known:
-            _from(rest[index:], wrapped=True)
+            _from(rest[index:], name)
 
 
 def _elsewhere(rest: list[Word]) -> None:
