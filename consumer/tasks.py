@@ -7,8 +7,6 @@ from collections.abc import Awaitable
 
 import structlog
 
-from consumer.errors import AgentError
-
 _log = structlog.get_logger(__name__)
 
 
@@ -35,7 +33,7 @@ class Guard:
         else:
             if not self.stop.is_set():
                 _log.error("task.ended", task=name)
-                self.fail(AgentError(f"{name} ended although nobody asked it to"))
+                self.fail(RuntimeError(f"{name} ended although nobody asked it to"))
 
     def fail(self, error: Exception) -> None:
         """Asks for the stop because of an error; the first one is kept."""

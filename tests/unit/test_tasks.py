@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.errors import AgentError
 from consumer.tasks import Guard, cancel_and_wait
 
 
@@ -37,7 +36,7 @@ async def test_a_guarded_task_that_ends_unasked_asks_for_the_stop_too() -> None:
 
     await guard.run(ends(), "listener")
     assert guard.stop.is_set()
-    with pytest.raises(AgentError, match="listener ended although nobody asked it to"):
+    with pytest.raises(RuntimeError, match="listener ended although nobody asked it to"):
         guard.check()
 
 
