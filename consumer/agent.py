@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from os import environ
 
 import structlog
-from aiokafka.record import default_records
 
 from consumer import tasks
 from consumer.adapters import registry
@@ -26,7 +25,7 @@ from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import StateReader, Supervisor, supervising
 from consumer.errors import SettingsError
 from consumer.intake.listener import Listener, Options
-from consumer.journal import probe, topics
+from consumer.journal import guards, probe, topics
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
@@ -281,7 +280,7 @@ def _options(settings: Settings) -> Options:
 
 
 def _announce(settings: Settings, guarantee: Guarantee, parts: _Parts, report: TopicReport, port: int) -> Started:
-    if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords"):
+    if not guards.has_extension():
         _log.warning("kafka.slow", reason="aiokafka's C extension is not there; install its wheel")
     shown = "127.0.0.1" if settings.prometheus_host in ("0.0.0.0", "::") else settings.prometheus_host  # noqa: S104
     started = Started(

@@ -20,6 +20,7 @@ from typing import Protocol
 from aiokafka import errors
 from aiokafka.consumer import fetcher, group_coordinator
 from aiokafka.producer import sender
+from aiokafka.record import default_records
 
 OFFSET_FETCH = 9
 CONCURRENT_TRANSACTIONS_PAUSE = 0.002
@@ -86,3 +87,8 @@ def _tolerating_empty(original: _ContainsAbortMarker) -> _ContainsAbortMarker:
         return control is not None and bool(fetcher.ControlRecord.parse(control.key) == fetcher.ABORT_MARKER)
 
     return contains_abort_marker
+
+
+def has_extension() -> bool:
+    """Whether aiokafka's C extension is used; its wheels have it, a build from source may silently lack it."""
+    return default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords")
