@@ -68,7 +68,7 @@ class Connector:
             if paths is None:
                 return await asyncio.to_thread(_load_in_cluster, configuration)
             return await _load_kubeconfig(paths, configuration)
-        except (OSError, yaml.YAMLError, AssertionError, KeyError, TypeError, ValueError) as error:
+        except (OSError, yaml.YAMLError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise errors.no_cluster(f"the kubeconfig can't be used ({_short(error)})") from error
         except Exception as error:
             from kubernetes_asyncio.config import ConfigException  # noqa: PLC0415 - lazy, see above
@@ -98,6 +98,9 @@ async def _load_kubeconfig(paths: list[Path], configuration: Any) -> str:
     from kubernetes_asyncio.config import load_kube_config  # noqa: PLC0415 - lazy, see above
 
     documents = await asyncio.to_thread(lambda: [yaml.safe_load(path.read_text()) or {} for path in paths])
+    for path, document in zip(paths, documents, strict=True):
+        if not isinstance(document, dict):
+            raise errors.no_cluster(f"{path} is no kubeconfig")
     current = next((str(d["current-context"]) for d in documents if d.get("current-context")), None)
     if current is None:
         raise errors.no_cluster(f"{os.pathsep.join(map(str, paths))} sets no current-context")

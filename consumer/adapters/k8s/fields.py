@@ -26,7 +26,7 @@ class Filter:
 Step = str | int | Filter | None
 Path = tuple[Step, ...]
 
-_NAME = re.compile(r"\.?([A-Za-z0-9_$/-](?:[^.\[\]{}'\"\\]|\\.)*)")
+_NAME = re.compile(r"\.?((?:[^.\[\]{}()'\"\\\s]|\\.)+)")
 _QUOTED = re.compile(r"\[\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\]")
 _INDEX = re.compile(r"\[\s*(-?\d+|\*)\s*\]")
 _FILTER = re.compile(r"\[\?\(\s*@((?:\.[A-Za-z0-9_-]+)+)\s*==\s*(?:'([^']*)'|\"([^\"]*)\"|([\w.-]+))\s*\)\]")
