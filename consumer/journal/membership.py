@@ -37,21 +37,18 @@ class GroupMembership:
         self._committed: dict[TopicPartition, int] = {}
 
     async def __call__(self, offsets: Mapping[CommandTopic, int]) -> None:
+        self._check_member()  # before anything else: a consumer that was stopped must not be asked
         wanted = {self._partitions[topic]: offset for topic, offset in offsets.items()}
         try:
-            await self._commit(wanted or await self._present())
+            await self._consumer.commit(wanted or await self._present())
         except CommitFailedError as error:
             raise MembershipLost("the group was rebalanced without this agent") from error
         except IllegalStateError as error:
             raise MembershipLost("the partition is not assigned to this agent") from error
         except KafkaError as error:
             raise MembershipLost(f"the group's coordinator took no commit: {error}") from error
+        self._check_member()
         self._committed |= wanted
-
-    async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
-        self._check_member()
-        await self._consumer.commit(offsets)
-        self._check_member()
 
     async def _present(self) -> dict[TopicPartition, int]:
         """One offset that may be committed without changing what will be consumed."""
