@@ -155,7 +155,8 @@ def test_every_json_text_comes_back_as_it_was(value: JsonValue) -> None:
 @quick
 @given(values, st.booleans())
 def test_a_dumped_value_comes_back_as_it_was_or_is_refused_but_never_as_another(value: JsonValue, flow: bool) -> None:
-    text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, sort_keys=False)
+    # The name keeps the text from being JSON by chance, where 0E0 is a number without doubt.
+    text = yaml.safe_dump({"it": value}, default_flow_style=flow, allow_unicode=True, sort_keys=False)
     try:
         found = documents.parse(text).value
     except DocumentError as error:
@@ -163,7 +164,7 @@ def test_a_dumped_value_comes_back_as_it_was_or_is_refused_but_never_as_another(
         said = ("differently", "no number that JSON has", "write the name in quotes", "beyond 2^53", "no YAML")
         assert all(any(part in problem.message for part in said) for problem in error.problems)
     else:
-        assert same(found, value)
+        assert same(found, {"it": value})
 
 
 @quick
