@@ -91,4 +91,5 @@ def _tolerating_empty(original: _ContainsAbortMarker) -> _ContainsAbortMarker:
 
 def has_extension() -> bool:
     """Whether aiokafka's C extension is used; its wheels have it, a build from source may silently lack it."""
-    return default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords")
+    module: str = default_records.DefaultRecordBatch.__module__
+    return module.startswith("aiokafka.record._crecords")
