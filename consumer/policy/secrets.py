@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from consumer.errors import PermanentError
+from consumer.policy.redact import Redactor
 
 #: Larger files are no secrets but a mistake.
 MAX_BYTES = 64 * 1024
@@ -29,6 +30,12 @@ class SecretStore:
         self._environ = os.environ if environ is None else environ
         self._prefix = prefix
         self._directory = directory
+        self._given: frozenset[str] = frozenset()
+        self._redactor = Redactor(())
+
+    def mask(self, text: str) -> str:
+        """The text without the values that were loaded so far: for the agent's own log."""
+        return self._redactor.mask(text)
 
     def get(self, name: str) -> str | None:
         """The value, the environment's before the file's; None where there is none or it is empty. May read a file."""
@@ -40,7 +47,11 @@ class SecretStore:
         """The values of those of the named secrets that there are; files are read off the event loop."""
         wanted = sorted(set(names))
         values = await asyncio.to_thread(lambda: [self.get(name) for name in wanted]) if wanted else []
-        return {name: value for name, value in zip(wanted, values, strict=True) if value is not None}
+        found = {name: value for name, value in zip(wanted, values, strict=True) if value is not None}
+        if not self._given.issuperset(found.values()):
+            self._given |= frozenset(found.values())
+            self._redactor = Redactor(self._given)
+        return found
 
     def _read(self, name: str) -> str | None:
         if self._directory is None:

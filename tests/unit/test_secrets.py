@@ -38,6 +38,17 @@ async def test_nothing_asked_for_is_nothing_given() -> None:
     assert await SecretStore(environ={}).load([]) == {}
 
 
+async def test_what_was_loaded_is_masked_from_then_on(directory: Path) -> None:
+    store = SecretStore(environ={"WPK_SECRET_TOKEN": "t0ken"}, directory=directory)
+    assert store.mask("t0ken of-the-file") == "t0ken of-the-file"
+    await store.load(["TOKEN"])
+    assert store.mask("t0ken of-the-file") == "*** of-the-file"
+    await store.load(["DB_PASSWORD"])
+    (directory / "..2026_11_24" / "DB_PASSWORD").write_text("rotated")
+    await store.load(["DB_PASSWORD"])
+    assert store.mask("t0ken of-the-file rotated") == "*** *** ***", "an old value may still be in use"
+
+
 def test_a_variable_comes_before_a_file(directory: Path) -> None:
     store = SecretStore(environ={"S_DB_PASSWORD": "of-the-variable"}, prefix="S_", directory=directory)
     assert store.get("DB_PASSWORD") == "of-the-variable"
