@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,6 +31,8 @@ _LABEL = re.compile(
     r"(str|int|float|bool|bytes|none|decimal|datetime|date|time|timedelta|any|dict|list|tuple|set|frozenset)$|\[key\]$)"
 )
 _SHOWN = 80
+#: Problems that are told of one document.
+MAX_PROBLEMS = 200
 
 
 def path_text(path: Iterable[str | int]) -> str:
@@ -59,11 +61,27 @@ def parse_path(text: str) -> Path:
 
 def shown(value: object) -> str:
     """The value for a message: as JSON, at most 80 characters."""
+    pieces = json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value[:_SHOWN] if _is_text(value) else value)
+    text = ""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        for piece in pieces:  # only as far as it is shown: the value may be large
+            text += piece
+            if len(text) > _SHOWN:
+                return text[: _SHOWN - 1] + "…"
     except (TypeError, ValueError, RecursionError):
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+        return f"a value of type {type(value).__name__}"
+    return text
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def capped(problems: Sequence[Problem], limit: int = MAX_PROBLEMS) -> list[Problem]:
+    """The first problems, and how many more there are: what is sent must have a bound."""
+    if len(problems) <= limit:
+        return list(problems)
+    return [*problems[:limit], Problem(path="", message=f"and {len(problems) - limit} more problems")]
 
 
 def names_a_secret(path: Iterable[str | int]) -> bool:
@@ -85,12 +103,12 @@ def problems_of(
     *,
     hidden: Collection[Path] = (),
 ) -> list[Problem]:
-    """All that the error says, in the order of the document, one problem for each place.
+    """All that the error says (at most 200), in the order of the document, one problem for each place.
 
     `model` is the one that was validated: it knows the names for "did you mean". `hidden` are paths whose values are
     never shown (they may hold secrets), besides those whose names say so.
     """
-    return [found.problem for found in located_problems(error, model, hidden=hidden)]
+    return capped([found.problem for found in located_problems(error, model, hidden=hidden)])
 
 
 class Located(NamedTuple):

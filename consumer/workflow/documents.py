@@ -6,7 +6,8 @@ readings (`yes`, `on`, `010`, `0o7`, `1:30`, `1_000`, `0b1`, `1e5`): the file th
 one that runs. In quotes each of them is a text. As the name of a field, `on`, `yes` and the like are texts.
 
 Refused too: duplicate or non-text names, tags, anchors, aliases, merge keys, a second document, NaN and infinity,
-whole numbers beyond 2^53 (JSON readers round them), more than 64 levels, and what is too large. The value is built
+whole numbers beyond 2^53 (JSON readers round them), the characters that end a line only in YAML 1.1 (U+0085, U+2028,
+U+2029: in a comment they would hide a field), more than 64 levels, and what is too large. The value is built
 from the parser's events on a stack of its own: the library's composer recurses, and ends the process on a text of
 brackets. A JSON text may use 1e5 and all else that JSON has.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -33,6 +35,8 @@ MAX_DEPTH = 64
 MAX_VALUES = 50_000
 #: Problems that are reported of one text.
 _MAX_PROBLEMS = 50
+
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 _Parser = getattr(yaml, "CLoader", yaml.Loader)
 
@@ -208,6 +212,8 @@ class _Builder:
 
     def run(self) -> None:
         """Raises DocumentError with all problems."""
+        if (end := _LINE_ENDS.search(self.text)) and not self.lenient:
+            raise DocumentError([_line_end(self.text, end.start())])
         parser = _Parser(self.text)
         try:
             while (event := parser.get_event()) is not None:
@@ -339,6 +345,13 @@ class _Builder:
         line, column = _place(event)
         self._problems.append(Problem(path="", message=message, line=line, column=column))
         raise DocumentError(self._problems)
+
+
+def _line_end(text: str, at: int) -> Problem:
+    code = f"{ord(text[at]):04x}"
+    message = f'U+{code.upper()} ends a line for some YAML readers; write it as "\\u{code}" in double quotes'
+    begin = text.rfind("\n", 0, at) + 1
+    return Problem(path="", message=message, line=text.count("\n", 0, at) + 1, column=at - begin + 1)
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:

@@ -160,8 +160,8 @@ def test_a_dumped_value_comes_back_as_it_was_or_is_refused_but_never_as_another(
     try:
         found = documents.parse(text).value
     except DocumentError as error:
-        # The dumper leaves texts bare that only its own YAML 1.1 takes for texts: 1e5, 0o7, NaN; and U+FEFF.
-        said = ("differently", "no number that JSON has", "write the name in quotes", "beyond 2^53", "no YAML")
+        # The dumper leaves texts bare that only its own YAML 1.1 takes for texts: 1e5, 0o7, NaN; and U+2028, U+FEFF.
+        said = ("differently", "no number that JSON has", "name in quotes", "beyond 2^53", "no YAML", "ends a line")
         assert all(any(part in problem.message for part in said) for problem in error.problems)
     else:
         assert same(found, {"it": value})
@@ -203,6 +203,8 @@ def test_any_text_is_read_or_refused_with_a_problem(text: str) -> None:
         ("", (1, 1), "it is empty"),
         ("# only a comment\n", (1, 1), "it is empty"),
         ('{"a": 1', None, "it is no YAML"),
+        ("a: 1\n# b\u2028c: 1\n", (2, 4), "U+2028 ends a line for some YAML readers"),
+        ("a: 'b\x85c'", (1, 6), 'write it as "\\u0085" in double quotes'),
     ],
 )
 def test_a_text_that_is_no_package_is_refused_with_the_place(
@@ -257,6 +259,11 @@ def test_bytes_with_a_byte_order_mark_are_read() -> None:
 def test_json_escapes_of_characters_beyond_the_basic_plane_are_read() -> None:
     assert documents.parse('{"a": "\\ud83d\\ude00"}').value == {"a": "\U0001f600"}
     assert refused('{"a": "\\ud83d"}')
+
+
+def test_what_ends_a_line_only_in_yaml_may_stand_in_a_json_text() -> None:
+    assert documents.parse('{"a": "b\u2028\x85c"}').value == {"a": "b\u2028\x85c"}
+    assert documents.parse('a: "\\u2028"').value == {"a": "\u2028"}
 
 
 def test_the_message_of_the_error_holds_the_places() -> None:

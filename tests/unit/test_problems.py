@@ -91,6 +91,14 @@ def test_a_long_value_is_cut() -> None:
     assert "…" in found["choice"]
 
 
+def test_of_a_great_many_problems_the_first_are_told_and_the_rest_counted() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"name": "abc", "items": [{"size": 0}] * 1000})
+    found = problems_of(caught.value, Outer)
+    assert len(found) == 201
+    assert str(found[-1]) == "and 800 more problems"
+
+
 def test_hidden_paths_are_not_shown() -> None:
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"name": "abc", "choice": "hunter2", "wait": "hunter3", "on": "hunter4"})

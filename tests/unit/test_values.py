@@ -212,6 +212,16 @@ def test_a_malformed_placeholder_is_a_problem_with_the_remedy(text: str, part: s
     assert found.value == {"command": text}
 
 
+def test_a_configuration_that_is_nested_without_end_is_a_problem() -> None:
+    deep: JsonValue = "${a}"
+    for _ in range(5000):
+        deep = [deep]
+    found = values.substitute({"deep": deep}, scope({"a": 1}))
+    assert len(found.problems) == 1
+    assert "nested more than" in found.problems[0].message
+    assert len(list(values.expressions(deep))) == 1
+
+
 def test_a_placeholder_in_the_name_of_a_field_is_refused() -> None:
     found = values.substitute({"labels": {"${app}": 1, "$${app}": 2}}, scope({"app": "a"}))
     assert [problem.path for problem in found.problems] == ["labels.${app}"]
