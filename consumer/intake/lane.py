@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 #: A topic's partition is paused while so much of it waits here (records, bytes).
 QUEUE_RECORDS = 500
-QUEUE_BYTES = 8 << 20
+QUEUE_BYTES = 2 << 20
 #: How long a rollback or control command waits for the execute command that it names (seconds): the topics are not
 #: ordered to each other, so that it may be read first although it was sent later.
 _PATIENCE = 2.0
@@ -42,8 +42,11 @@ _BACKOFF_SECONDS = (0.2, 10.0)
 class Source(Protocol):
     """What a lane needs of the consumer."""
 
-    async def seek(self, partition: int, restored: Restored) -> None:
-        """Sets where each command topic goes on. Raises OwnershipLost where the partition is not assigned."""
+    async def seek(self, partition: int, restored: Restored) -> Mapping[CommandTopic, int]:
+        """Sets where each command topic goes on, and gives that where it is known (not where it is the beginning).
+
+        Raises OwnershipLost where the partition is not assigned.
+        """
         ...
 
 
@@ -101,7 +104,7 @@ class Lane:
         self.wake.set()
 
     def next_offset(self, role: CommandTopic) -> int | None:
-        """The next offset to be fetched; None where nothing was fetched since the take-over."""
+        """The next offset to be fetched; None where that is the topic's beginning, since nothing was ever consumed."""
         return self._expected.get(role)
 
     def hold(self) -> None:
@@ -161,7 +164,7 @@ class Lane:
         records = {key.decode(): value for key, value in restored.state.items()}
         states = snapshot.load(records)
         self._forget_queues()
-        await self._source.seek(self.number, restored)
+        self._expected.update(await self._source.seek(self.number, restored))
         partition = self._partition = self._supervisor.adopt(owner, states)
         if self._held:
             self._supervisor.hold(partition)

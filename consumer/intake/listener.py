@@ -58,7 +58,7 @@ class Options:
             "rebalance_timeout_ms": rebalance,
             "request_timeout_ms": rebalance + 15_000,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
-            "max_partition_fetch_bytes": 4 << 20,
+            "max_partition_fetch_bytes": 2 << 20,
         }
 
 
@@ -252,8 +252,9 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         if self._leaving.get(number) is task:
             del self._leaving[number]
 
-    async def seek(self, partition: int, restored: Restored) -> None:
+    async def seek(self, partition: int, restored: Restored) -> dict[CommandTopic, int]:
         """See `lane.Source`."""
+        known: dict[CommandTopic, int] = {}
         try:
             for topic, role in self._roles.items():
                 tp = TopicPartition(topic, partition)
@@ -262,8 +263,10 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                     await self._consumer.seek_to_beginning(tp)
                 else:
                     self._consumer.seek(tp, offset)
+                    known[role] = offset
         except (IllegalStateError, KafkaError) as error:
             raise OwnershipLost(f"the consumer can't be set to where partition {partition} goes on: {error}") from error
+        return known
 
     # --- the end ---
 
