@@ -1,0 +1,237 @@
+"""One partition on an agent: what is taken first, what waits, and what a lost owner means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.adapters.delay import DelayAdapter
+from consumer.clock import SystemClock
+from consumer.engine.services import Limits, Services
+from consumer.engine.supervisor import Supervisor, supervising
+from consumer.errors import OwnershipLost
+from consumer.intake.decode import RawRecord
+from consumer.intake.lane import QUEUE_RECORDS, Lane
+from consumer.journal.restore import Restored
+from consumer.ports import CommandTopic, Journal, Topic
+from consumer.telemetry.metrics import Metrics
+from schemas import events
+from tests.support.eventually import eventually
+from tests.support.memory_journal import MemoryJournal
+
+
+class MemoryOwner(MemoryJournal):
+    """A journal in memory with an owner's life."""
+
+    opened = 0
+
+    async def open(self) -> Restored:
+        self.opened += 1
+        return Restored(epoch=self.epoch, state=dict(self.state), offsets=self.offsets)
+
+    async def idle(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        self.kill("closed")
+
+
+@dataclass
+class Sought:
+    """The consumer's side: where the lane set it to."""
+
+    offsets: list[Mapping[CommandTopic, int]] = field(default_factory=list)
+    refuse: int = 0
+
+    async def seek(self, partition: int, restored: Restored) -> Mapping[CommandTopic, int]:
+        if self.refuse:
+            self.refuse -= 1
+            raise OwnershipLost("not assigned any more")
+        self.offsets.append(restored.offsets)
+        return restored.offsets
+
+
+@dataclass
+class Bench:
+    lane: Lane
+    source: Sought
+    owners: list[MemoryOwner]
+    supervisor: Supervisor
+
+    @property
+    def owner(self) -> MemoryOwner:
+        return self.owners[-1]
+
+    def push(self, role: CommandTopic, offset: int, body: object, *, at: int = 0) -> None:
+        value = json.dumps(body).encode()
+        self.lane.push(
+            RawRecord(role=role, topic=role.value, partition=0, offset=offset, timestamp_ms=at, key=None, value=value)
+        )
+
+    def execute(self, offset: int, execution_id: str, duration: str = "0s", *, at: int = 0) -> None:
+        step = {"name": "wait", "type": "delay", "config": {"duration": duration}}
+        package = {"metadata": {"name": "waits"}, "spec": {"handlers": [step]}}
+        self.push(CommandTopic.EXECUTE, offset, {"execution_id": execution_id, "wpk_content": package}, at=at)
+
+    def cancel(self, offset: int, execution_id: str, *, at: int = 0) -> None:
+        self.push(CommandTopic.CONTROL, offset, {"execution_id": execution_id, "action": "cancel"}, at=at)
+
+    def names(self, execution_id: str) -> list[str]:
+        found = [events.decode(r.value or b"") for t in (Topic.PROGRESS, Topic.RESULTS) for r in self.owner.records(t)]
+        mine = sorted((e for e in found if e.data.execution_id == execution_id), key=lambda e: e.data.seq)
+        return [event.name for event in mine]
+
+    async def until(self, execution_id: str, name: str) -> None:
+        await eventually(lambda: name in self.names(execution_id), because=f"{name} of {execution_id}")
+
+
+@asynccontextmanager
+async def bench(limits: Limits | None = None, *, held: bool = False, refuse: int = 0) -> AsyncIterator[Bench]:
+    async def no_secrets(names: object) -> Mapping[str, str]:
+        return {}
+
+    async def read(journal: Journal) -> Mapping[str, bytes]:
+        assert isinstance(journal, MemoryOwner)
+        return {key.decode(): value for key, value in journal.state.items()}
+
+    services = Services(
+        agent="test",
+        clock=SystemClock(),
+        adapters={"delay": DelayAdapter(SystemClock())},
+        secrets=no_secrets,
+        metrics=Metrics(CollectorRegistry()),
+        draw=random.random,
+        limits=limits or Limits(),
+    )
+    owners: list[MemoryOwner] = []
+
+    def new_owner() -> MemoryOwner:
+        owners.append(MemoryOwner(0, len(owners) + 1, log=owners[-1].log if owners else None))
+        return owners[-1]
+
+    source = Sought(refuse=refuse)
+    async with supervising(services, read) as supervisor:
+        lane = Lane(0, supervisor=supervisor, new_owner=new_owner, source=source, max_bytes=900_000)  # type: ignore[arg-type]
+        supervisor.on_room(lane.wake.set)
+        if held:
+            lane.hold()
+        running = asyncio.create_task(lane.run())
+        try:
+            await eventually(lambda: lane.active)
+            yield Bench(lane, source, owners, supervisor)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+async def test_commands_are_taken_in_the_order_in_which_they_were_sent_over_all_topics() -> None:
+    async with bench() as b:
+        b.cancel(0, "e1", at=2)
+        b.execute(0, "e1", "1h", at=1)
+        await b.until("e1", "execution.cancelled")
+        assert "command.rejected" not in b.names("e1")
+
+
+async def test_a_control_command_that_was_read_before_its_execute_command_waits_for_it() -> None:
+    async with bench() as b:
+        b.cancel(0, "e1", at=1)
+        await asyncio.sleep(0.1)  # the lane has looked at it by now
+        b.execute(0, "e1", "1h", at=2)
+        await b.until("e1", "execution.cancelled")
+        assert "command.rejected" not in b.names("e1")
+
+
+async def test_a_control_command_for_an_id_that_never_appears_is_refused_and_the_next_one_taken() -> None:
+    async with bench() as b:
+        b.cancel(0, "ghost")
+        b.cancel(1, "ghost")
+        await eventually(lambda: b.names("ghost").count("command.rejected") == 2)
+        assert b.owner.offsets[CommandTopic.CONTROL] == 2
+
+
+async def test_while_the_agent_is_full_execute_commands_wait_and_control_commands_are_taken() -> None:
+    async with bench(Limits(max_executions=1, max_waiting=1)) as b:
+        b.execute(0, "first", "1h", at=1)
+        await b.until("first", "step.started")
+        await eventually(lambda: not b.supervisor.room.is_set())
+        b.execute(1, "second", "0s", at=2)
+        b.cancel(0, "first", at=3)
+        await b.until("first", "execution.cancelled")
+        await b.until("second", "execution.completed")
+        assert b.owner.offsets == {CommandTopic.EXECUTE: 2, CommandTopic.CONTROL: 1}
+
+
+async def test_a_lost_owner_is_followed_by_one_that_goes_on_from_the_log() -> None:
+    async with bench() as b:
+        b.execute(0, "done", "0s")
+        await b.until("done", "execution.completed")
+        b.execute(1, "lives", "700ms")
+        await b.until("lives", "step.started")
+        b.owner.kill("a write failed")
+        await eventually(lambda: len(b.owners) == 2 and b.lane.active)
+        assert b.source.offsets[-1] == {CommandTopic.EXECUTE: 2}
+        await b.until("lives", "execution.completed")
+        assert "execution.resumed" in b.names("lives")
+        assert b.names("lives").count("execution.completed") == 1
+
+
+async def test_records_that_were_taken_before_are_not_taken_again() -> None:
+    async with bench() as b:
+        b.execute(0, "e1")
+        await b.until("e1", "execution.completed")
+        b.owner.kill("a write failed")
+        await eventually(lambda: len(b.owners) == 2 and b.lane.active)
+        b.execute(0, "e1")
+        b.execute(1, "e2")
+        await b.until("e2", "execution.completed")
+        assert "command.duplicate" not in b.names("e1")
+
+
+async def test_what_comes_while_there_is_no_owner_is_left_for_the_seek() -> None:
+    lane = Lane(0, supervisor=None, new_owner=None, source=None, max_bytes=1)  # type: ignore[arg-type]
+    lane.push(
+        RawRecord(role=CommandTopic.EXECUTE, topic="t", partition=0, offset=7, timestamp_ms=0, key=None, value=b"{}")
+    )
+    assert lane.next_offset(CommandTopic.EXECUTE) is None
+    assert not lane.active
+
+
+async def test_a_lane_that_can_not_seek_gives_its_owner_up_and_tries_again() -> None:
+    async with bench(refuse=1) as b:
+        assert len(b.owners) == 2
+        assert not b.owners[0].alive
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["then held", "held from the start"])
+async def test_commands_are_answered_in_a_hold_and_executions_run_after_it(held: bool) -> None:
+    async with bench(held=held) as b:
+        b.lane.hold()
+        step = {"name": "one", "type": "nothing-of-the-kind", "config": {}}
+        b.push(
+            CommandTopic.EXECUTE,
+            0,
+            {"execution_id": "bad", "wpk_content": {"metadata": {"name": "x"}, "spec": {"handlers": [step]}}},
+        )
+        await b.until("bad", "execution.rejected")
+        b.lane.release()
+        b.execute(1, "good")
+        await b.until("good", "execution.completed")
+
+
+async def test_a_topic_is_full_when_its_queue_is() -> None:
+    async with bench(Limits(max_executions=1, max_waiting=1)) as b:
+        b.execute(0, "first", "1h")
+        await b.until("first", "step.started")
+        await eventually(lambda: not b.supervisor.room.is_set())
+        for offset in range(1, QUEUE_RECORDS + 1):
+            b.execute(offset, f"e{offset}")
+        assert b.lane.full(CommandTopic.EXECUTE)
+        assert not b.lane.full(CommandTopic.CONTROL)
