@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 from consumer.adapters.k8s import build
 from consumer.errors import PermanentError, TemporaryError
+from tests.support.eventually import eventually
 from tests.support.k8s_api import Fault, K8sApi, k8s_api
 from tests.support.k8s_steps import Steps, rolled_out, running_steps
 
@@ -112,3 +114,57 @@ async def test_a_name_can_not_lead_to_another_path(api: K8sApi, steps: Steps) ->
         with pytest.raises(Exception, match=r"is no (name|pod)|should match"):
             await steps.run({"action": "get", "resource_type": "pod", "name": name})
     assert api.requests == []
+
+
+async def test_over_tls_the_servers_certificate_is_checked_and_the_token_sent(tmp_path: Path) -> None:
+    async with k8s_api(tls=True) as server:
+        await rolled_out(server, replicas=1)
+        async with running_steps(server, tmp_path) as trusting:
+            assert (await trusting.run({"action": "get", **API}))["kind"] == "Deployment"
+        server.authority = None
+        async with running_steps(server, tmp_path) as doubting:
+            with pytest.raises(TemporaryError, match=r"(?i)certificate"):
+                await doubting.run({"action": "get", **API})
+
+
+async def test_a_wait_goes_on_while_the_server_is_away_and_says_so(api: K8sApi, steps: Steps) -> None:
+    await rolled_out(api)
+    condition = "jsonpath={.metadata.annotations.go}=yes"
+    waiting = asyncio.create_task(steps.run({"action": "wait", "name": "api", "condition": condition}))
+    try:
+        await eventually(lambda: [seen for seen in api.requests if seen.query.get("watch")])
+        api.faults.append(Fault("GET", "deployments$", 503, times=8))
+        await api.end_watches()
+        await eventually(lambda: any(stream == "agent" for stream, _ in steps.lines))
+        api.store.touch(api.get("Deployment", "api"), metadata={"annotations": {"go": "yes"}})
+        async with asyncio.timeout(60):
+            await waiting
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert any("still waiting" in line for _, line in steps.lines)
+
+
+async def test_a_wait_that_may_list_but_not_watch_looks_from_time_to_time(api: K8sApi, steps: Steps) -> None:
+    await rolled_out(api)
+    api.forbidden.add(("watch", "deployments"))
+    condition = "jsonpath={.metadata.annotations.go}"
+    waiting = asyncio.create_task(steps.run({"action": "wait", "name": "api", "condition": condition}))
+    try:
+        await eventually(lambda: [seen for seen in api.requests if seen.query.get("watch")])
+        api.store.touch(api.get("Deployment", "api"), metadata={"annotations": {"go": "yes"}})
+        async with asyncio.timeout(30):
+            await waiting
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_an_unknown_kind_is_refused_and_one_that_the_cluster_serves_is_found(api: K8sApi, steps: Steps) -> None:
+    with pytest.raises(PermanentError, match='no resource type "gadget"'):
+        await steps.run({"action": "get", "resource_type": "gadget", "name": "a"})
+    api.create("Widget", "payments", {"metadata": {"name": "w"}, "spec": {"size": 1}})
+    patch = {"action": "patch", "resource_type": "widgets.example.com", "name": "w", "data": {"spec": {"size": 2}}}
+    output = await steps.run(patch)
+    assert output["changes"] == [{"path": "spec.size", "from": 1, "to": 2}]
+    assert {seen.content_type for seen in api.sent("PATCH")} == {"application/merge-patch+json"}

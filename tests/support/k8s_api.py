@@ -11,16 +11,18 @@ import base64
 import copy
 import json
 import re
-import time
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trustme
 import yaml
 from aiohttp import web
 
 from tests.support import k8s_patch
+from tests.support import k8s_streams as streams
 from tests.support.k8s_controllers import Controllers
 from tests.support.k8s_discovery import discovery
 from tests.support.k8s_kinds import (
@@ -30,11 +32,13 @@ from tests.support.k8s_kinds import (
     Json,
     Object,
     Resource,
+    Target,
     bad_request,
     not_found,
 )
-from tests.support.k8s_rules import matches_fields, matches_labels, unknown_fields
-from tests.support.k8s_store import Entry, Store, now
+from tests.support.k8s_rules import unknown_fields
+from tests.support.k8s_store import Store, now
+from tests.support.k8s_streams import chosen
 
 _PATH = re.compile(
     r"^/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)"
@@ -74,16 +78,6 @@ class Fault:
     """True: only after the request was carried out, so that the client can't know it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a request is about."""
-
-    resource: Resource
-    namespace: str
-    name: str
-    sub: str
-
-
 class K8sApi:
     """The server. `store` holds the objects, `controllers` move them; `forbidden` and `faults` are the knobs."""
 
@@ -98,6 +92,7 @@ class K8sApi:
         self.following = asyncio.Event()
         """Set once a log is followed."""
         self.url = ""
+        self.authority: bytes | None = None
         for name in ("default", "payments"):
             self.create("Namespace", "", {"metadata": {"name": name}})
 
@@ -117,9 +112,18 @@ class K8sApi:
         """The requests of a method whose path holds a text."""
         return [seen for seen in self.requests if seen.method == method and path in seen.path]
 
+    async def end_watches(self) -> None:
+        """Ends all watches, as a real server does from time to time."""
+        self.store.era += 1
+        async with self.store.changed:
+            self.store.changed.notify_all()
+
     def kubeconfig(self, path: Path, namespace: str = "payments", token: str | None = None) -> Path:
         """Writes a kubeconfig for this server."""
-        cluster = {"name": "tests", "cluster": {"server": self.url}}
+        where = {"server": self.url}
+        if self.authority is not None:
+            where["certificate-authority-data"] = base64.b64encode(self.authority).decode()
+        cluster = {"name": "tests", "cluster": where}
         user = {"name": USER, "user": {"token": token or self.token}}
         context = {"name": "tests", "context": {"cluster": "tests", "user": USER, "namespace": namespace}}
         document = {"apiVersion": "v1", "kind": "Config", "current-context": "tests"}
@@ -183,7 +187,7 @@ class K8sApi:
             return web.json_response(self._patch(target, query, request.content_type, body, dry_run))
         return web.json_response(self._put(target, body, dry_run))
 
-    def _allow(self, verb: str, target: _Target) -> None:
+    def _allow(self, verb: str, target: Target) -> None:
         resource = f"{target.resource.plural}/{target.sub}" if target.sub else target.resource.plural
         if (verb, resource) in self.forbidden:
             where = f' in the namespace "{target.namespace}"' if target.namespace else ""
@@ -194,27 +198,27 @@ class K8sApi:
                 f'"{resource}" in API group "{target.resource.group}"{where}',
             )
 
-    def _find(self, target: _Target) -> Object:
+    def _find(self, target: Target) -> Object:
         item = self.store.get(target.resource.kind, target.namespace, target.name)
         if item is None:
             raise not_found(target.resource, target.name)
         return item
 
-    async def _read(self, request: web.Request, target: _Target, query: dict[str, str]) -> web.StreamResponse:
+    async def _read(self, request: web.Request, target: Target, query: dict[str, str]) -> web.StreamResponse:
         watching = query.get("watch") in ("true", "True", "1")
         self._allow("get" if target.name else "watch" if watching else "list", target)
         if target.sub == "log":
-            return await self._log(request, self._find(target), query)
+            return await streams.log(request, self.store, self.controllers, self._find(target), query, self.following)
         if target.sub == "scale":
             return web.json_response(_scale(self._find(target)))
         if target.name:
             return web.json_response(self._find(target))
         if watching:
-            return await self._watch(request, target, query)
+            return await streams.watch(request, self.store, target, query)
         return web.json_response(self._list(target, query))
 
-    def _list(self, target: _Target, query: dict[str, str]) -> Object:
-        found = [item for item in self.store.all(target.resource.kind, target.namespace) if _chosen(item, query)]
+    def _list(self, target: Target, query: dict[str, str]) -> Object:
+        found = [item for item in self.store.all(target.resource.kind, target.namespace) if chosen(item, query)]
         start = int(base64.b64decode(query["continue"])) if query.get("continue") else 0
         limit = int(query.get("limit") or 0) or len(found)
         metadata: Object = {"resourceVersion": str(self.store.version)}
@@ -225,13 +229,13 @@ class K8sApi:
         kind, version = f"{target.resource.kind}List", target.resource.api_version
         return {"kind": kind, "apiVersion": version, "metadata": metadata, "items": items}
 
-    def _create(self, target: _Target, query: dict[str, str], body: Object, dry_run: bool) -> Object:
+    def _create(self, target: Target, query: dict[str, str], body: Object, dry_run: bool) -> Object:
         _strict(target.resource, query, body)
         if target.resource.namespaced and self.store.get("Namespace", "", target.namespace) is None:
             raise not_found(BY_KIND["Namespace"], target.namespace)
         return self.store.create(target.resource, target.namespace, body, dry_run=dry_run)
 
-    def _delete(self, target: _Target, options: Object, dry_run: bool) -> Object:
+    def _delete(self, target: Target, options: Object, dry_run: bool) -> Object:
         item = self._find(target)
         wanted = (options.get("preconditions") or {}).get("uid")
         if wanted and wanted != item["metadata"]["uid"]:
@@ -249,7 +253,7 @@ class K8sApi:
         details = {"name": target.name, "kind": target.resource.plural, "uid": item["metadata"]["uid"]}
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
-    def _patch(self, target: _Target, query: dict[str, str], content_type: str, body: Json, dry_run: bool) -> Object:
+    def _patch(self, target: Target, query: dict[str, str], content_type: str, body: Json, dry_run: bool) -> Object:
         item = self._find(target)
         apply = _PATCHES.get(content_type)
         if apply is None or (target.resource.group == "example.com" and apply is k8s_patch.strategic):
@@ -262,7 +266,7 @@ class K8sApi:
         _strict(target.resource, query, changed)
         return self.store.update(target.resource, item, changed, dry_run=dry_run)
 
-    def _put(self, target: _Target, body: Object, dry_run: bool) -> Object:
+    def _put(self, target: Target, body: Object, dry_run: bool) -> Object:
         item = self._find(target)
         if target.sub == "scale":
             version = body["metadata"].get("resourceVersion")
@@ -271,83 +275,15 @@ class K8sApi:
             return self._scaled(target, item, body["spec"]["replicas"], dry_run)
         return self.store.update(target.resource, item, copy.deepcopy(body), dry_run=dry_run)
 
-    def _scaled(self, target: _Target, item: Object, replicas: int, dry_run: bool) -> Object:
+    def _scaled(self, target: Target, item: Object, replicas: int, dry_run: bool) -> Object:
         changed = copy.deepcopy(item)
         changed["spec"]["replicas"] = replicas
         return _scale(self.store.update(target.resource, item, changed, dry_run=dry_run))
 
-    # --- streams ---------------------------------------------------------------------------------------------
-
-    async def _watch(self, request: web.Request, target: _Target, query: dict[str, str]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        initial = query.get("sendInitialEvents") == "true"
-        version = self.store.version if initial else int(query.get("resourceVersion") or self.store.version)
-        if version < self.store.compacted:
-            message = f"too old resource version: {version} ({self.store.compacted})"
-            await _send(response, {"type": "ERROR", "object": ApiError(410, "Expired", message).status})
-            return response
-        for item in self.store.all(target.resource.kind, target.namespace) if initial else []:
-            if _chosen(item, query):
-                await _send(response, {"type": "ADDED", "object": item})
-        if initial:
-            await _send(response, {"type": "BOOKMARK", "object": self._bookmark(target, end=True)})
-        end = time.monotonic() + float(query.get("timeoutSeconds") or 300)
-        while time.monotonic() < end and request.transport is not None and not request.transport.is_closing():
-            for entry in self.store.since(version):
-                version = entry.version
-                event = _event(entry, target, query)
-                if event is not None:
-                    await _send(response, event)
-            await self._wait(version, min(1.0, end - time.monotonic()))
-        return response
-
-    async def _wait(self, version: int, seconds: float) -> None:
-        """Until something has changed since the version, or the time is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds)), self.store.changed:
-                await self.store.changed.wait_for(lambda: self.store.version > version)
-
-    def _bookmark(self, target: _Target, *, end: bool) -> Object:
-        annotations = {"k8s.io/initial-events-end": "true"} if end else {}
-        metadata = {"resourceVersion": str(self.store.version), "annotations": annotations}
-        return {"kind": target.resource.kind, "apiVersion": target.resource.api_version, "metadata": metadata}
-
-    async def _log(self, request: web.Request, pod: Object, query: dict[str, str]) -> web.StreamResponse:
-        lines, key = self._log_lines(pod, query)
-        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-        await response.prepare(request)
-        sent = max(0, len(lines) - int(query.get("tailLines") or len(lines)))
-        while True:
-            for line in lines[sent:]:
-                await response.write(line.encode() + b"\n")
-            sent = len(lines)
-            closing = request.transport is None or request.transport.is_closing()
-            if query.get("follow") != "true" or self.store.get("Pod", key[0], key[1]) is None or closing:
-                return response
-            self.following.set()
-            await self._wait(self.store.version, 0.1)  # new lines come without a version
-
-    def _log_lines(self, pod: Object, query: dict[str, str]) -> tuple[list[str], tuple[str, str, str]]:
-        name, names = pod["metadata"]["name"], [c["name"] for c in pod["spec"]["containers"]]
-        container = query.get("container") or (names[0] if len(names) == 1 else "")
-        if not container:
-            raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(names)}]")
-        if container not in names:
-            raise bad_request(f"container {container} is not valid for pod {name}")
-        key = (pod["metadata"]["namespace"], name, container)
-        if query.get("previous") == "true":
-            if key not in self.controllers.previous_logs:
-                raise bad_request(f'previous terminated container "{container}" in pod "{name}" not found')
-            return self.controllers.previous_logs[key], key
-        if not pod.get("status", {}).get("containerStatuses"):
-            raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating')
-        return self.controllers.logs[key], key
-
 
 @asynccontextmanager
-async def k8s_api() -> AsyncIterator[K8sApi]:
-    """A running server with its controllers; all of it ends with the block."""
+async def k8s_api(*, tls: bool = False) -> AsyncIterator[K8sApi]:
+    """A running server with its controllers; all of it ends with the block. With `tls` by its own authority."""
     api = K8sApi()
     app = web.Application(client_max_size=16 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", api.handle)
@@ -355,10 +291,15 @@ async def k8s_api() -> AsyncIterator[K8sApi]:
     await runner.setup()
     controllers = asyncio.create_task(api.controllers.run())
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        context = None
+        if tls:
+            authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            api.authority = authority.cert_pem.bytes()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
+        api.url = f"{'https' if tls else 'http'}://{host}:{port}"
         yield api
     finally:
         controllers.cancel()
@@ -367,7 +308,7 @@ async def k8s_api() -> AsyncIterator[K8sApi]:
             await controllers  # raises what broke them, so that a test does not just time out
 
 
-def _target(path: str) -> _Target | None:
+def _target(path: str) -> Target | None:
     match = _PATH.match(path)
     if match is None:
         return None
@@ -375,28 +316,7 @@ def _target(path: str) -> _Target | None:
     sub = match["sub"] or ""
     if resource is None or (sub and sub not in resource.subresources):
         return None
-    return _Target(resource, match["namespace"] or "", match["name"] or "", sub)
-
-
-def _chosen(item: Object, query: dict[str, str]) -> bool:
-    return matches_labels(item, query.get("labelSelector", "")) and matches_fields(item, query.get("fieldSelector", ""))
-
-
-def _event(entry: Entry, target: _Target, query: dict[str, str]) -> Object | None:
-    """The watch event of a change; an object that no longer matches is deleted, for the watcher."""
-    if entry.resource != target.resource:
-        return None
-    if target.namespace and entry.object["metadata"].get("namespace") != target.namespace:
-        return None
-    matches, matched = _chosen(entry.object, query), entry.before is not None and _chosen(entry.before, query)
-    if not matches and not (matched and entry.type == "MODIFIED"):
-        return None
-    kind = entry.type if matches and (matched or entry.type != "MODIFIED") else "ADDED" if matches else "DELETED"
-    return {"type": kind, "object": entry.object}
-
-
-async def _send(response: web.StreamResponse, event: Object) -> None:
-    await response.write(json.dumps(event).encode() + b"\n")
+    return Target(resource, match["namespace"] or "", match["name"] or "", sub)
 
 
 def _strict(resource: Resource, query: dict[str, str], body: Object) -> None:

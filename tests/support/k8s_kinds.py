@@ -52,6 +52,16 @@ BY_PATH = {(r.group, r.version, r.plural): r for r in RESOURCES}
 BY_KIND = {r.kind: r for r in RESOURCES}
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is about."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    sub: str
+
+
 class ApiError(Exception):
     """An answer that is no success: a Status object."""
 

@@ -36,6 +36,8 @@ class Store:
     history: list[Entry] = field(default_factory=list)
     compacted: int = 0
     """Watches from an older version get 410, as after etcd's compaction."""
+    era: int = 0
+    """Rises to end the watches of the era before."""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 

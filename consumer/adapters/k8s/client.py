@@ -245,27 +245,41 @@ class Cluster:
 
 
 async def discover(cluster: Cluster, word: str) -> kinds.Kind:
-    """Finds a kind by plural, singular, kind or short name, also with its group (`certificates.cert-manager.io`)."""
+    """Finds a kind by plural, singular, kind or short name, also with its group (`certificates.cert-manager.io`).
+
+    A group whose server does not answer hides no other one, as with kubectl.
+    """
     name, _, group_wanted = word.lower().partition(".")
     request = errors.Request("get", "api discovery", f'resource type "{word}"')
-    groups = await cluster.json(Call("GET", "/apis", request))
     versions = [("", "v1")]
-    for group in _objects(groups.get("groups")):
+    for group in _objects((await cluster.json(Call("GET", "/apis", request))).get("groups")):
         preferred = group.get("preferredVersion")
         if isinstance(preferred, dict):
             versions.append((str(group["name"]), str(preferred["version"])))
+    silent: TemporaryError | None = None
     for group_name, version in versions:
         if group_wanted and group_name != group_wanted:
             continue
         path = f"/apis/{group_name}/{version}" if group_name else f"/api/{version}"
-        for resource in _objects((await cluster.json(Call("GET", path, request))).get("resources")):
-            short = resource.get("shortNames")
-            words = {resource.get("name"), resource.get("singularName"), str(resource.get("kind")).lower()}
-            words |= set(short) if isinstance(short, list) else set()
-            if name in words and "/" not in str(resource.get("name")):
+        try:
+            resources = _objects((await cluster.json(Call("GET", path, request))).get("resources"))
+        except TemporaryError as error:
+            silent = error
+            continue
+        for resource in resources:
+            if _is_called(resource, name):
                 namespaced = bool(resource.get("namespaced"))
                 return kinds.Kind(str(resource["kind"]), str(resource["name"]), group_name, version, namespaced)
+    if silent is not None:
+        raise silent
     raise PermanentError(f'the cluster serves no resource type "{word}"', code="unknown_kind")
+
+
+def _is_called(resource: JsonObject, name: str) -> bool:
+    short = resource.get("shortNames")
+    words = {resource.get("name"), resource.get("singularName"), str(resource.get("kind")).lower()}
+    words |= set(short) if isinstance(short, list) else set()
+    return name in words and "/" not in str(resource.get("name"))
 
 
 def parse(data: bytes) -> JsonValue:

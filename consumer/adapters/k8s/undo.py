@@ -19,6 +19,15 @@ from consumer.ports import JsonObject, Plan, StepContext
 #: On an object that a step created: the step's idempotency key.
 CREATED_BY = "wpk-agent/created-by"
 _TRIES = 4
+#: Kinds that are not made again: the object alone would not be what was deleted.
+_NOT_MADE_AGAIN = {
+    "Pod": "a bare pod that was deleted does not come back",
+    "Job": "making a job again would run it again",
+    "Namespace": "all that was in it is gone",
+    "CustomResourceDefinition": "all objects of its kind are gone",
+    "PersistentVolume": "its data may be gone",
+    "PersistentVolumeClaim": "its data may be gone",
+}
 
 
 async def remember(step: StepContext, record: JsonObject, summary: str) -> JsonObject:
@@ -49,6 +58,11 @@ def fields_record(
         "subresource": subresource,
         **(extra or {}),
     }
+
+
+def changes_of(record: JsonObject) -> list[diff.Change]:
+    """The changes that a `fields` record holds."""
+    return [change for change in _objects(record.get("changes")) if "path" in change]
 
 
 def many_record(records: Sequence[JsonObject]) -> JsonObject:
@@ -84,11 +98,7 @@ def _why_not(ref: kinds.Ref, item: JsonObject) -> str | None:
     owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
     if isinstance(owners, list) and owners:
         return "its controller makes another one"
-    if ref.kind.name == "Pod":
-        return "a bare pod that was deleted does not come back"
-    if ref.kind.name == "Job":
-        return "making a job again would run it again"
-    return None
+    return _NOT_MADE_AGAIN.get(ref.kind.name)
 
 
 class Undo:
@@ -132,7 +142,7 @@ class Undo:
     async def _fields(self, record: JsonObject) -> str:
         ref = _ref(record)
         secret = ref.kind == kinds.SECRET
-        changes = [change for change in _objects(record.get("changes")) if "path" in change]
+        changes = changes_of(record)
         for attempt in range(1, _TRIES + 1):
             item = await self._same_object(ref, record)
             if item is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -42,16 +42,22 @@ class Scene:
         return {"labelSelector": self.selector} if self.selector else {}
 
 
-async def until(cluster: Cluster, scene: Scene, look: Callable[[State], T | None]) -> T:
+async def until(
+    cluster: Cluster,
+    scene: Scene,
+    look: Callable[[State], T | None],
+    trouble: Callable[[str], Awaitable[None]] | None = None,
+) -> T:
     """What `look` first gives that is not None; it is called with every state seen. Raises StepError.
 
-    Lost connections are waited out, as the step's own timeout bounds the whole.
+    Once something was seen, lost connections are waited out, as the step's own timeout bounds the whole; `trouble` is
+    told of the first one in a row.
     """
-    failures = 0
+    failures, seen = 0, False
     while True:
         try:
             listing = await cluster.listing(scene.kind, scene.namespace, scene.query)
-            failures = 0
+            failures, seen = 0, True
             items = listing["items"]
             state = (
                 {targets.uid_of(item): item for item in items if isinstance(item, dict)}
@@ -64,8 +70,12 @@ async def until(cluster: Cluster, scene: Scene, look: Callable[[State], T | None
             if found is not None:
                 return found
             await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - a pause
-        except TemporaryError:
+        except TemporaryError as error:
             failures += 1
+            if not seen:
+                raise
+            if failures == 1 and trouble is not None:
+                await trouble(str(error))
             await asyncio.sleep(random.uniform(0.1, min(0.2 * 2**failures, _MAX_PAUSE)))  # noqa: S311 - a pause
 
 

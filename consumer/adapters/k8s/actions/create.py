@@ -31,6 +31,7 @@ class Create:
     async def plan(self, step: StepContext) -> Plan:
         ref, manifest = await self._object(step)
         made = await self.cluster.create(ref, manifest, dry_run=True)
+        made = with_annotation(made, CREATED_BY, "(this step)")  # a plan is the same whenever it is made
         changes: list[JsonValue] = [{"path": str(ref), "from": None, "to": diff.masked(diff.desired(made))}]
         return Plan(summary=f"create {ref}", changes=True, detail={"resource": str(ref), "changes": changes})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -47,7 +47,12 @@ class Logs:
     time_limit: float | None = None
 
     async def plan(self, step: StepContext) -> Plan:
-        sources = await self._sources(step)
+        try:
+            sources = await self._sources(step)
+        except PermanentError as error:
+            if error.code != "not_found":
+                raise
+            return Plan(summary=f"read logs ({error}, yet)", changes=False)  # an earlier step may make them
         pods = _names(sources)
         detail: JsonObject = {"pods": list[JsonValue](pods)}
         return Plan(summary=f"read the logs of {', '.join(pods) or 'no pods'}", changes=False, detail=detail)
@@ -147,12 +152,12 @@ class Logs:
         raise PermanentError(f"no pod, deployment, statefulset, daemonset or job {namespace}/{name}", code="not_found")
 
 
-async def _all(*reads: object) -> None:
+async def _all(*reads: Coroutine[None, None, None]) -> None:
     """Runs them at the same time; the first error ends the others and is raised as it is, not as a group."""
     try:
         async with asyncio.TaskGroup() as group:
             for each in reads:
-                group.create_task(each)  # type: ignore[arg-type]
+                group.create_task(each)
     except BaseExceptionGroup as errors_of_group:
         raise errors_of_group.exceptions[0] from None
 

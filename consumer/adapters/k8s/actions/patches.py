@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from consumer.adapters.k8s import diff, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster, PatchType
 from consumer.adapters.k8s.config import AnnotateConfig, LabelConfig, PatchConfig
-from consumer.adapters.k8s.undo import fields_record, remember
+from consumer.adapters.k8s.undo import changes_of, fields_record
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -54,10 +54,14 @@ class Patch:
     async def run(self, step: StepContext) -> JsonObject:
         ref = await targets.reference(self.cluster, self.config)
         before = await self.cluster.get(ref)
-        if step.captured is None:
-            changes = await self._difference(ref, before)
-            self._bound(ref, changes, step)
-            await remember(step, fields_record(ref, before, changes), f"{ref}: {_paths(changes) or 'nothing changes'}")
+        if step.captured is not None:
+            await self.cluster.patch(ref, self._body(ref), self._type(ref))
+            return _detail(ref, changes_of(step.captured))
+        changes = await self._difference(ref, before)
+        self._bound(ref, changes, step)
+        if not changes:
+            return _detail(ref, [])
+        await step.capture(fields_record(ref, before, changes), f"{ref}: {_paths(changes)}")
         after = await self.cluster.patch(ref, self._body(ref), self._type(ref))
         return _detail(ref, diff.between(before, after))
 
@@ -148,21 +152,17 @@ class Mark:
 
     def _captured(self, record: JsonObject) -> dict[str, str | None]:
         """The values that the first attempt was to set."""
-        changes = record.get("changes")
-        made = [change for change in changes if isinstance(change, dict)] if isinstance(changes, list) else []
+        made = changes_of(record)
         return {str(diff.path_of(change)[-1]): (None if "to" not in change else str(change["to"])) for change in made}
 
     def _is_open(self, item: JsonObject, record: JsonObject) -> bool:
         """For a count of an earlier attempt: True if it is still to be made."""
         if not self._counts():
             return True
-        changes = record.get("changes")
-        states = set()
-        for change in changes if isinstance(changes, list) else []:
-            if isinstance(change, dict):
-                now = diff.look(item, diff.path_of(change))
-                states.add("old" if diff.same(now, change.get("from", diff.MISSING)) else "new")
-        return "old" in states
+        return any(
+            diff.same(diff.look(item, diff.path_of(change)), change.get("from", diff.MISSING))
+            for change in changes_of(record)
+        )
 
     def _wanted(self) -> dict[str, str | None]:
         config = self.config

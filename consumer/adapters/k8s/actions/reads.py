@@ -28,9 +28,14 @@ class Get:
     time_limit: float | None = None
 
     async def plan(self, step: StepContext) -> Plan:
-        output = await self.run(step)
-        what = str(output.get("resource") or (self.config.name or self.config.resource_type))
-        return Plan(summary=f"get {what}", changes=False, detail=output)
+        what = f"{self.config.resource_type or ''} {self.config.name or self.config.selector or ''}".strip()
+        try:
+            output = await self.run(step)
+        except PermanentError as error:
+            if error.code != "not_found":
+                raise
+            return Plan(summary=f"get {what} (it is not there yet)", changes=False)  # an earlier step may make it
+        return Plan(summary=f"get {output.get('resource') or what}", changes=False, detail=output)
 
     async def run(self, step: StepContext) -> JsonObject:
         kind = await targets.kind_of(self.cluster, self.config)

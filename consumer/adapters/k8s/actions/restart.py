@@ -44,7 +44,7 @@ class Restart:
         changes: list[diff.Change] = []
         for ref, item in found:
             after = await self.cluster.patch(ref, _patch(stamp, step.idempotency_key), dry_run=True)
-            changes += diff.between(item, after)
+            changes += [_timeless(change) for change in diff.between(item, after)]
         pods = sum(_replicas(item) for _, item in found)
         detail = {"resource": subject, "changes": diff.shown(changes, secret=False)}
         return Plan(summary=f"restart {subject}: {pods} pods are replaced", changes=True, detail=detail)
@@ -53,6 +53,10 @@ class Restart:
         if step.captured is not None and step.captured.get("op") == "delete":
             return await self._delete(recorded(step.captured))
         found = await targets.references(self.cluster, self.config)
+        if step.captured is not None:
+            found = [(ref, item) for ref, item in found if targets.uid_of(item) in _uids(step.captured)]
+        if not found:
+            raise PermanentError("what the first attempt restarted is no longer there", code="not_found")
         _check(found, step)
         if found[0][0].kind == kinds.POD:
             summary = f"{len(found)} pods before they were deleted for a restart"
@@ -90,6 +94,20 @@ class Restart:
     async def _delete(self, pods: Sequence[tuple[kinds.Ref, str]]) -> JsonObject:
         deleted = await delete_all(self.cluster, pods, options_of(self.config.grace_period))
         return {"resource": ", ".join(deleted), "restarted": list[JsonValue](deleted)}
+
+
+def _uids(record: JsonObject) -> set[str]:
+    """The objects that the first attempt found."""
+    records = record.get("records")
+    each = [inner for inner in records if isinstance(inner, dict)] if isinstance(records, list) else [record]
+    return {str(inner.get("uid")) for inner in each}
+
+
+def _timeless(change: diff.Change) -> diff.Change:
+    """The change without the moment and the step: a plan is the same whenever it is made."""
+    stamps = {rollout.RESTARTED_AT: "(the time of the restart)", rollout.RESTARTED_BY: "(this step)"}
+    last = diff.path_of(change)[-1]
+    return {**change, "to": stamps[str(last)]} if last in stamps else change
 
 
 def _check(found: Found, step: StepContext) -> None:

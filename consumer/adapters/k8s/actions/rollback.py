@@ -10,7 +10,7 @@ from consumer.adapters.k8s import diff, kinds, rollout, targets
 from consumer.adapters.k8s.actions.reads import selector_query
 from consumer.adapters.k8s.client import Cluster, PatchType
 from consumer.adapters.k8s.config import RollbackConfig
-from consumer.adapters.k8s.undo import fields_record
+from consumer.adapters.k8s.undo import changes_of, fields_record
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -106,8 +106,7 @@ class Rollback:
 
     async def _again(self, ref: kinds.Ref, item: JsonObject, record: JsonObject) -> _Way:
         """A later attempt: what the first one wanted is done by it, or is done now, field by field."""
-        changes = record.get("changes")
-        made = [change for change in changes if isinstance(change, dict)] if isinstance(changes, list) else []
+        made = changes_of(record)
         # Seen from its end the change is an undo of its undo, with the same guards.
         forward = [_turned(change) for change in made]
         operations, others = diff.reverse(item, forward)

@@ -45,22 +45,26 @@ class Wait:
         condition = self._condition(scene)
         test_of(condition, scene.kind)
         found = await self.cluster.items(scene.kind, scene.namespace, scene.query)
-        if not found and not _is_deletion(condition):
-            raise PermanentError(f"{_subject(scene)} not found", code="not_found")
         summary = f"wait until {_subject(scene)} is {condition}"
+        if not found and not _is_deletion(condition):
+            summary += " (it is not there yet)"  # an earlier step may make it
         return Plan(summary=summary, changes=False, detail={"resource": _subject(scene)})
 
     async def run(self, step: StepContext) -> JsonObject:
         scene = await self._scene()
         subject, condition = _subject(scene), self._condition(scene)
         progress = _Progress()
+
+        async def trouble(message: str) -> None:
+            await step.log("agent", f"still waiting: {message}")
+
         if _is_deletion(condition):
             look = _gone(subject)
         else:
             look = _all_hold(subject, test_of(condition, scene.kind), progress, named=scene.name is not None)
         try:
             async with asyncio.timeout(self.config.timeout):
-                state = await until(self.cluster, scene, look)
+                state = await until(self.cluster, scene, look, trouble)
         except TimeoutError as error:
             limit = format_duration(self.config.timeout or 0.0)
             raise TemporaryError(
