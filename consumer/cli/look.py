@@ -143,7 +143,7 @@ def _statuses(given: list[str] | tuple[str, ...]) -> frozenset[Status]:
     try:
         return frozenset(Status(each.strip().replace("-", "_")) for text in given for each in text.split(","))
     except ValueError as error:
-        raise CliError(f"--status: {error}; there are: {', '.join(Status)}") from error
+        raise CliError(f"--status {','.join(given)}: no such status; there are: {', '.join(Status)}") from error
 
 
 def _moment(text: str | None) -> datetime | None:

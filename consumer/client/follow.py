@@ -58,7 +58,7 @@ class Follower:
 
     @property
     def state(self) -> ExecutionState | None:
-        """The execution's state after the events given out so far; None before the first."""
+        """The execution's state after the event given out last, or a few further on: those that came together."""
         return self._trail.state
 
     async def __aenter__(self) -> Self:
@@ -109,7 +109,8 @@ class Follower:
         """The events in order, each once, until the execution is over. Raises Unreachable.
 
         With `answer_to` not before that command was answered, or a result came after the event numbered `after`:
-        an execution that had ended long ago may go on by a command.
+        an execution that had ended long ago may go on by a command. An id that is known only from refused commands ends
+        with the refusal.
         """
         answered = answer_to is None
         async for event in self.all_events():
@@ -157,6 +158,11 @@ def decoded(values: Iterable[bytes | None]) -> list[Event]:
         with contextlib.suppress(EventError):
             events.append(decode(value or b""))
     return events
+
+
+def _is_nothing(state: ExecutionState, event: Event) -> bool:
+    """Whether the id is known only from a command that was refused, which its result has just said."""
+    return state.status is None and isinstance(event.data, ExecutionRejected)
 
 
 def _ends(event: Event, after: int) -> bool:
