@@ -22,7 +22,7 @@ demo: $(STAMP) ## run two workflows on an embedded broker: no Docker, no Kafka, 
 
 test: $(STAMP) ## run the tests (Apache Kafka's half needs Docker, or Java and Maven; it says so where they are missing)
 	@$(PY) -m tests.support.kafka
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMP) ## check style, types and layers
 	@.venv/bin/ruff check .

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from consumer.errors import SettingsError
 from tests.support.kafka import KafkaBroker, Unavailable, any_apache, embedded_broker
 from tests.support.require import require
 
 _PARTING = 2.0
+
+# The same examples in every run, so that a landing does not depend on luck; HYPOTHESIS_PROFILE=explore looks for more.
+settings.register_profile("default", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
