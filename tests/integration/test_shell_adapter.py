@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import resource
 import signal
 import sys
@@ -13,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.shell import ShellAdapter, sandbox
+from consumer.adapters.shell import ShellAdapter, quoting, sandbox
 from consumer.adapters.shell.output import CUT_MARK, KEPT, LINE_LIMIT
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Stream
 from tests.support.eventually import eventually
+from tests.support.require import require
 from tests.support.shell_steps import FixedScope, Recorder, context, processes_with, require_sandbox, run
 
 #: Long enough for any machine; a test that needs it has failed.
@@ -61,6 +64,28 @@ def children() -> set[int]:
         except OSError:
             continue
     return found
+
+
+def running(mark: str) -> list[int]:
+    """The processes that really sleep, launchers not among them."""
+    return [pid for pid in processes_with(mark) if command_of(pid) == f"sleep\0{mark}\0"]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def stuck(pid: int) -> bool:
+    """Whether it is a bwrap that waits for its dead launcher, before it has begun anything."""
+    try:
+        descriptors = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return "bwrap" in command_of(pid) and state == "S" and "anon_inode:[eventfd]" in descriptors
 
 
 def present(path: str) -> bool:
@@ -258,14 +283,14 @@ async def test_a_log_that_is_full_holds_the_command_up_and_loses_nothing(adapter
         await recorder.log(stream, text)
 
     # More than the pipe and the agent's buffer hold, so it can't end before the log goes on.
-    action = adapter.prepare({"command": "seq 1 400000; echo done >&2"}, FixedScope())
+    action = adapter.prepare({"command": "seq 1 100000; echo done >&2"}, FixedScope())
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         running = group.create_task(action.run(context(slow)))
         await waiting.wait()
         assert recorder.lines == []
         assert not running.done()
         gate.set()
-    assert recorder.of("stdout") == [str(number) for number in range(1, 400_001)]
+    assert recorder.of("stdout") == [str(number) for number in range(1, 100_001)]
     assert recorder.of("stderr") == ["done"]
 
 
@@ -536,17 +561,162 @@ async def test_variables_that_the_launcher_would_obey_are_refused_without_a_sand
     assert (await run(sandboxed, config))["stdout"] == "1\n"
 
 
-async def test_without_a_sandbox_a_command_dies_with_the_agent(mark: str) -> None:
+async def test_a_command_dies_with_the_agent(adapter: ShellAdapter, mark: str) -> None:
+    mode = (await adapter.report()).mode
     program = (
         "import asyncio\n"
         "from consumer.adapters.shell import ShellAdapter\n"
         "from tests.support.shell_steps import run\n"
-        f"asyncio.run(run(ShellAdapter(mode='off'), {{'args': ['sleep', '{mark}']}}))\n"
+        f"asyncio.run(run(ShellAdapter(mode={mode!r}), {{'args': ['sleep', '{mark}']}}))\n"
     )
     agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     try:
-        await eventually(lambda: [pid for pid in processes_with(f"sleep\0{mark}") if pid != agent.pid])
+        await eventually(lambda: running(mark))
     finally:
         agent.send_signal(signal.SIGKILL)
         await agent.wait()
     await gone(mark)
+
+
+async def test_a_command_whose_agent_dies_while_it_starts_never_begins(adapter: ShellAdapter, mark: str) -> None:
+    mode = (await adapter.report()).mode
+    program = (
+        "import asyncio, os, signal\n"
+        "from consumer.adapters.shell import ShellAdapter, spawn\n"
+        "from tests.support.shell_steps import run\n"
+        "start = spawn.start\n"
+        "async def dying(launch):\n"
+        "    await start(launch)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "async def main():\n"
+        f"    adapter = ShellAdapter(mode={mode!r})\n"
+        "    await adapter.report()\n"
+        "    import consumer.adapters.shell.process as process\n"
+        "    process.start = dying\n"
+        f"    await run(adapter, {{'args': ['sleep', '{mark}']}})\n"
+        "asyncio.run(main())\n"
+    )
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await agent.wait() == -signal.SIGKILL
+    # What is left may still be on its way to the gate. bwrap can be left behind waiting, but then it stays there.
+    await eventually(lambda: all(stuck(pid) for pid in processes_with(mark)))
+    assert running(mark) == []
+    for pid in processes_with(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+# --- values, wildly ---------------------------------------------------------------------------------------------
+
+#: Each prints PWNED, in two pieces, if any part of it is run as code.
+EVIL = (
+    "$(printf 'PW%s' NED)",
+    "`printf 'PW%s' NED`",
+    ";printf 'PW%s' NED;",
+    "\nprintf 'PW%s' NED\n",
+    "';printf 'PW%s' NED;'",
+    "\";printf 'PW%s' NED;\"",
+    "a[$(printf 'PW%s' NED >&2)]",
+    "x/e;printf 'PW%s' NED",
+    "EOF\nprintf 'PW%s' NED\n",
+    "-c",
+    "\\",
+)
+PIECES = (
+    *(
+        "'",
+        '"',
+        "`",
+        "$(",
+        ")",
+        "$${",
+        "}",
+        ";",
+        "|",
+        "&&",
+        "&",
+        "<",
+        ">",
+        "#",
+        "\\",
+        "${x}",
+        "${x}",
+        "${x}",
+        "${y}",
+        "a)",
+        ";;",
+        "A=",
+        "$((",
+        "))",
+        "(",
+        "[",
+        "]",
+        "eval",
+        "sh",
+        "bash",
+        "x",
+        "$A",
+        "$",
+        "do",
+        "test",
+        "export",
+        "xargs",
+        "env",
+        "awk",
+        "sed",
+        "cat",
+        "$${A:-",
+        "<<<",
+        "[[",
+        "]]",
+        "command",
+        "/g",
+        "-c",
+        "-eq",
+        "1",
+        "printf",
+        "%s",
+        "echo",
+    ),
+    *(
+        " ",
+        " ",
+        "\n",
+        "<<EOF\n",
+        "\nEOF\n",
+        "case ${x} in ",
+        " esac",
+        "if true; then ",
+        "; fi",
+        "for i in ",
+        "{ ",
+        "sed s/a/",
+    ),
+)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+async def test_no_script_that_is_accepted_runs_a_value(sandboxed: ShellAdapter, shell: str) -> None:
+    require(Path(shell).exists(), f"{shell} is not installed")  # noqa: ASYNC240
+    chance = random.Random(20_260_101)
+    accepted = 0
+    while accepted < 60:
+        template = "".join(chance.choice(PIECES) + chance.choice(("", " ")) for _ in range(chance.randint(2, 14)))
+        script = quoting.render(template)
+        values = {expression: chance.choice(EVIL) for expression in script.variables.values()}
+        if not script.holes or script.problems or list(script.refusals(values)):
+            continue
+        accepted += 1
+        # The agent's names for the values are its own, so the test gives them others.
+        text = script.text.replace(quoting.PREFIX, "VALUE_").replace("${", "$${")
+        names = {name.replace(quoting.PREFIX, "VALUE_"): values[each] for name, each in script.variables.items()}
+        config: JsonObject = {
+            "args": [shell, "-c", text],
+            "env": dict(names),
+            "limits": {"processes": 20, "cpu": "1s"},
+            "success_codes": list(range(256)),
+        }
+        recorder = Recorder()
+        with contextlib.suppress(PermanentError, TimeoutError):
+            async with asyncio.timeout(10):
+                await run(sandboxed, config, recorder)
+        assert "PWNED" not in "".join(text for _, text in recorder.lines), (template, values)

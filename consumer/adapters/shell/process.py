@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _DRAIN = 5.0
 _DRAIN_BYTES = 1024 * 1024
 #: Seconds between two looks at processes that were asked to end.
 _POLL = 0.05
+#: Seconds that a launcher may take to come to the command, on a machine under load.
+_READY = 60.0
 #: Seconds that a killed process may take to be gone, before we say that it isn't.
 _REAP = 30.0
 
@@ -53,6 +56,8 @@ async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
     try:
         for source, pipe in child.pipes.items():
             child.pumps.append(asyncio.create_task(pipe.pump(source, sink)))
+        await _until_ready(child)
+        child.feeding = asyncio.create_task(child.gate.open(launch.stdin or b""))
         await _until_exited(child)
         await _sweep(child)
         await _drain(child)
@@ -84,6 +89,27 @@ async def uncancelled(task: asyncio.Task[T], on_cancel: Callable[[], object] = b
         except Exception:
             break
     return task.result()
+
+
+async def _until_ready(child: Child) -> None:
+    """Waits until the command stands at its gate and will die with the agent; or until the launcher ended.
+
+    The launcher bound its life to ours before it became what we look for. A sandbox's init binds its own to the
+    launcher's before it begins to wait for the command, so when it sleeps, it has.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _READY
+    pause = 0.001
+    while not child.exited.done():
+        main = await _main(child)
+        if main is not None and tree.command_line(main)[3:4] == ["wpk-gate"]:
+            init = await _init(child)
+            if init is None or tree.sleeps(init):
+                return
+        if loop.time() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, f"the command did not come to its start within {_READY:.0f} s")
+        await asyncio.wait({child.exited}, timeout=pause)
+        pause = min(pause * 1.5, _POLL)
 
 
 async def _until_exited(child: Child) -> None:
@@ -130,6 +156,10 @@ async def _drain(child: Child) -> None:
             last[source] = pipe.total
     if child.status_task is not None:
         await asyncio.wait({child.status_task}, timeout=_DRAIN)
+    child.gate.close()
+    if child.feeding is not None:
+        child.feeding.cancel()
+        await asyncio.wait({child.feeding})
 
 
 async def _finish(child: Child, grace: float) -> None:
@@ -140,7 +170,7 @@ async def _finish(child: Child, grace: float) -> None:
 async def _end(child: Child, grace: float) -> None:
     """SIGTERM, up to `grace` seconds, SIGKILL; then what output is there, within a bound."""
     try:
-        if not child.exited.done() and grace > 0:
+        if not child.exited.done() and grace > 0 and child.gate.opened:
             await _ask(child, asyncio.get_running_loop().time() + grace)
         if not child.exited.done():
             await _kill(child)
@@ -149,7 +179,7 @@ async def _end(child: Child, grace: float) -> None:
         if running:
             await asyncio.wait(running, timeout=0.0 if child.hurry.is_set() else _DRAIN)
     finally:
-        tasks = [task for task in (*child.pumps, child.status_task) if task is not None]
+        tasks = [task for task in (*child.pumps, child.status_task, child.feeding) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -166,15 +166,14 @@ class Sandbox:
         if level == "none":
             return _bare(spec, directory)
         argv = (
-            *_drop_root(()),
+            *_drop_root(),
             _program("bwrap", "bubblewrap"),
             "--json-status-fd",
             "{status}",
             "--args",
             "{args}",
             "--",
-            *_with_limits(spec.limits, _DEFAULT_PROCESSES if _counts_processes_inside() else None),
-            *spec.argv,
+            *_gated(spec, _DEFAULT_PROCESSES if _counts_processes_inside() else None),
         )
         options = "".join(f"{item}\0" for item in _options(spec, self._sizes))
         return spawn.Launch(
@@ -198,12 +197,16 @@ def _program(name: str, package: str) -> str:
     return found
 
 
-def _drop_root(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """The wrapper by which a root agent becomes nobody and can't become anything else."""
+def _gated(spec: Spec, processes: int | None) -> tuple[str, ...]:
+    return spawn.gated((*_with_limits(spec.limits, processes), *spec.argv), stdin=spec.stdin is not None)
+
+
+def _drop_root() -> tuple[str, ...]:
+    """The wrapper by which a root agent becomes nobody, can't become anything else, and dies with the agent."""
     who: tuple[str, ...] = ()
     if os.geteuid() == 0:
         who = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all")
-    return (_program("setpriv", "util-linux"), *who, "--no-new-privs", *extra, "--")
+    return (_program("setpriv", "util-linux"), *who, "--no-new-privs", "--pdeathsig=KILL", "--")
 
 
 def _counts_processes_inside() -> bool:
@@ -275,7 +278,7 @@ def _bare(spec: Spec, directory: str) -> spawn.Launch:
     token = f"WPK_RUN_ID={uuid.uuid4().hex}"
     name, _, value = token.partition("=")
     return spawn.Launch(
-        argv=(*_drop_root(("--pdeathsig=KILL",)), *_with_limits(spec.limits, None), *spec.argv),
+        argv=(*_drop_root(), *_gated(spec, None)),
         env={**spec.env, name: value},
         cwd=str(Path(directory, spec.cwd)),
         stdin=spec.stdin,

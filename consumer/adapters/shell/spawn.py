@@ -21,6 +21,14 @@ Sink = Callable[[Source, bytes], Awaitable[None]]
 _SOURCES: tuple[Source, ...] = ("stdout", "stderr")
 _NUMBERED = ("{args}", "{status}")
 _CHUNK = 64 * 1024
+#: What opens the gate.
+OPEN = b"go\n"
+
+
+def gated(command: tuple[str, ...], *, stdin: bool) -> tuple[str, ...]:
+    """The command, held back until the gate opens; where that never comes, it never begins."""
+    script = 'IFS= read -r WPK_GATE && [ "$WPK_GATE" = go ] || exit 125; unset WPK_GATE; exec "$@"'
+    return ("/bin/sh", "-c", script if stdin else f"{script} </dev/null", "wpk-gate", *command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +87,60 @@ class Pipe:
                 status.child.set_result(None)
 
 
+class Gate:
+    """Our end of the command's stdin, and what keeps the command back: it begins when we say so over it.
+
+    An agent that dies before leaves it closed, and the command never begins. Without that a command could begin that
+    nobody lives to see: bwrap's `--die-with-parent` takes effect only milliseconds after the start, and it does not
+    notice a parent that is dead by then.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number: int | None = number
+        self.opened = False
+
+    async def open(self, content: bytes) -> None:
+        """Lets the command begin and gives it the content, as fast as it reads; it may also not read it."""
+        loop = asyncio.get_running_loop()
+        view = memoryview(OPEN + content)
+        self.opened = True
+        try:
+            while view and self._number is not None:
+                try:
+                    view = view[os.write(self._number, view) :]
+                except BlockingIOError:
+                    ready = loop.create_future()
+                    loop.add_writer(self._number, _resolve, ready)
+                    try:
+                        await ready
+                    finally:
+                        if self._number is not None:
+                            loop.remove_writer(self._number)
+        except BrokenPipeError:
+            return
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._number is not None:
+            asyncio.get_running_loop().remove_writer(self._number)
+            os.close(self._number)
+            self._number = None
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 @dataclass(slots=True)
 class Child:
     """A started launcher with everything that hangs on it."""
 
     process: asyncio.subprocess.Process
     launch: Launch
+    gate: Gate
     pipes: dict[Source, Pipe]
     exited: asyncio.Task[int]
     hurry: asyncio.Event
@@ -92,10 +148,12 @@ class Child:
     status_pipe: Pipe | None = None
     status_task: asyncio.Task[None] | None = None
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
+    feeding: asyncio.Task[None] | None = None
     survivors: bool = False
 
     def close(self) -> None:
         """Closes our ends of the pipes."""
+        self.gate.close()
         for pipe in self.pipes.values():
             pipe.transport.close()
         if self.status_pipe is not None:
@@ -114,11 +172,9 @@ async def start(launch: Launch) -> Child:
         status_pipe = None
         if launch.arguments is not None:
             status_pipe, numbers["status"] = await _pipe(ours, theirs, None)
-            numbers["args"] = _memory(theirs, launch.arguments, None)
+            numbers["args"] = _memory(theirs, launch.arguments)
             passed = list(numbers.values())
-        stdin = asyncio.subprocess.DEVNULL
-        if launch.stdin is not None:
-            stdin = _memory(theirs, launch.stdin, launch.owner)
+        gate, stdin = _gate(ours, theirs, launch.owner)
         process = await asyncio.create_subprocess_exec(
             *(item.format(**numbers) if item in _NUMBERED else item for item in launch.argv),
             stdin=stdin,
@@ -129,7 +185,7 @@ async def start(launch: Launch) -> Child:
             cwd=launch.cwd,
             start_new_session=True,
         )
-        child = Child(process, launch, pipes, asyncio.create_task(process.wait()), asyncio.Event())
+        child = Child(process, launch, gate, pipes, asyncio.create_task(process.wait()), asyncio.Event())
         if status_pipe is not None:
             child.status_pipe = status_pipe
             child.status = Status(asyncio.get_running_loop().create_future())
@@ -154,7 +210,19 @@ async def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, owner:
     return Pipe(reader, transport), write_end
 
 
-def _memory(theirs: contextlib.ExitStack, content: bytes, owner: int | None) -> int:
+def _gate(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, owner: int | None) -> tuple[Gate, int]:
+    """The gate, and the number of the end that becomes the command's stdin."""
+    read_end, write_end = os.pipe()
+    theirs.callback(os.close, read_end)
+    gate = Gate(write_end)
+    ours.callback(gate.close)
+    os.set_blocking(write_end, False)
+    if owner is not None:
+        os.fchown(read_end, owner, owner)
+    return gate, read_end
+
+
+def _memory(theirs: contextlib.ExitStack, content: bytes) -> int:
     """A descriptor that reads the content: no writer that could block or be left behind."""
     number = os.memfd_create("wpk", os.MFD_CLOEXEC)
     theirs.callback(os.close, number)
@@ -162,6 +230,4 @@ def _memory(theirs: contextlib.ExitStack, content: bytes, owner: int | None) -> 
     while view:
         view = view[os.write(number, view) :]
     os.lseek(number, 0, os.SEEK_SET)
-    if owner is not None:
-        os.fchown(number, owner, owner)
     return number

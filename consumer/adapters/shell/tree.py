@@ -49,6 +49,20 @@ def is_shell(pid: int) -> bool:
     return stat is not None and stat.name in _SHELLS
 
 
+def sleeps(pid: int) -> bool:
+    """Whether the process waits for something."""
+    stat = _stat(pid)
+    return stat is not None and stat.state == "S"
+
+
+def command_line(pid: int) -> list[str]:
+    """What the process was started as; nothing if it is gone."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return []
+
+
 def children(pid: int) -> list[int]:
     """The process's children, oldest first."""
     try:
