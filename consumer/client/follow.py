@@ -117,7 +117,9 @@ class Follower:
             yield event
             state = self.state
             answered = answered or (answer_to is not None and answer_to.answered_by(event)) or _ends(event, after)
-            if state is not None and state.over and answered and event.data.seq == state.seq:
+            if state is None or event.data.seq < state.seq or not answered:
+                continue
+            if state.over or _is_nothing(state, event):
                 return
 
     async def all_events(self) -> AsyncGenerator[Event, None]:
