@@ -38,6 +38,7 @@ from consumer.settings import Settings, unknown_variables
 from consumer.telemetry import health, logs
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.metrics import Metrics, process_registry
+from consumer.workflow import conditions
 
 _log = structlog.get_logger(__name__)
 _READY_POLL_SECONDS = 0.02
@@ -117,6 +118,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         adapters = await stack.enter_async_context(registry.open(settings))
         parts.sandbox = await _sandbox(adapters)
+        await asyncio.to_thread(conditions.compile_condition, "true")  # the library's import takes up to a second
         metrics.sandbox(parts.sandbox)
         port = await stack.enter_async_context(
             health.serve(vitals, metrics, host=settings.prometheus_host, port=settings.prometheus_port)
@@ -204,7 +206,9 @@ async def _sandbox(adapters: AdapterRegistry) -> str:
     if not isinstance(shell, ShellAdapter):
         return "none"
     report = await shell.report()
-    return report.level or "none"
+    if report.level is None:
+        _log.warning("sandbox.unavailable", detail=report.detail)
+    return report.level or "unavailable"
 
 
 async def _checked_topics(connection: KafkaConnection, names: TopicNames, settings: Settings) -> TopicReport:
