@@ -32,7 +32,7 @@ def _simple(value: JsonValue) -> bool:
     if isinstance(value, int):
         return -_MAX_SAFE <= value <= _MAX_SAFE
     if isinstance(value, float):
-        return 1e-6 <= abs(value) < 1e16 and not value.is_integer()
+        return 1e-5 <= abs(value) < 1e15 and not value.is_integer()
     if isinstance(value, list):
         return all(_simple(item) for item in value)
     return all(key.isascii() and _simple(item) for key, item in value.items())

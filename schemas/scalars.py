@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ns|us|µs|ms|s|m|h|d)")
 _UNIT_SECONDS = {
     "ns": 1e-9,
     "us": 1e-6,
@@ -32,19 +32,20 @@ def parse_duration(value: object) -> float:
     Raises ValueError with the remedy.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is no duration; write 500ms, 30s, 5m or 1h30m")  # noqa: TRY004 - pydantic wants it
-    seconds = float(value) if isinstance(value, int | float) else _seconds_of_text(value.strip())
+        raise ValueError(f"{repr(value)[:40]} is no duration; write 500ms, 30s, 5m or 1h30m")  # noqa: TRY004 - pydantic wants it
+    seconds = value if isinstance(value, int | float) else _seconds_of_text(value.strip())
     if not 0 <= seconds <= MAX_DURATION_SECONDS:
-        raise ValueError(f"{value!r} is out of range; a duration lies between 0s and {MAX_DURATION_SECONDS:.0f}s")
-    return seconds
+        shown = str(value)[:40]
+        raise ValueError(f"{shown} is out of range; a duration lies between 0s and {MAX_DURATION_SECONDS:.0f}s")
+    return float(seconds)
 
 
 def _seconds_of_text(text: str) -> float:
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f'"{text}" is no duration; write 500ms, 30s, 5m or 1h30m')
+        raise ValueError(f'"{text[:40]}" is no duration; write 500ms, 30s, 5m or 1h30m')
     return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
 
 
@@ -61,7 +62,8 @@ def format_duration(seconds: float) -> str:
     return text + (f"{millis / 1000:g}s" if millis else "")
 
 
-_QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?\d{1,2})?$")
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?")
+_MAX_QUANTITY = 64
 _SUFFIX = {
     "m": Decimal("0.001"),
     **{s: Decimal(1000) ** n for n, s in enumerate("kMGTPE", start=1)},
@@ -71,11 +73,11 @@ _SUFFIX = {
 
 def parse_quantity(value: object) -> Decimal:
     """The number a Kubernetes quantity stands for (`100m`, `128Mi`, `1e3`). Raises ValueError with the remedy."""
-    match = (
-        _QUANTITY.match(str(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-    )
+    number_like = isinstance(value, int | float | str) and not isinstance(value, bool)
+    text = str(value)[: _MAX_QUANTITY + 1]
+    match = _QUANTITY.fullmatch(text) if number_like and len(text) <= _MAX_QUANTITY else None
     if match is None:
-        raise ValueError(f"{value!r} is no quantity; write it as Kubernetes does: 100m, 2, 128Mi or 1Gi")
+        raise ValueError(f"{text[:40]!r} is no quantity; write it as Kubernetes does: 100m, 2, 128Mi or 1Gi")
     number, suffix = match.groups()
     if suffix is None:
         return Decimal(number)
@@ -93,21 +95,24 @@ def _check_quantity(value: object) -> str:
 
 def _utc(moment: datetime) -> datetime:
     """Moments without a zone are taken as UTC; all are carried as UTC, to the millisecond."""
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} is beyond the years 1 to 9999 in UTC") from None
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def format_moment(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds and `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _moment_input(value: object) -> object:
     """Numbers are refused: pydantic would take them as seconds or milliseconds by their size."""
     if isinstance(value, datetime):
         return value
-    if not isinstance(value, str) or re.fullmatch(r"[\d.]+", value):
-        raise ValueError(f"{value!r} is no time; write ISO 8601: 2026-01-01T00:00:00Z")
+    if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError(f"{str(value)[:40]!r} is no time; write ISO 8601: 2026-01-01T00:00:00Z")
     return value
 
 
