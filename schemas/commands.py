@@ -5,16 +5,19 @@ An unknown field is an error here: a mistyped `dry_run` must not become a real r
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from schemas.canonical import digest
 from schemas.scalars import Duration, ExecutionId, Moment
 
 CommandKind = Literal["execute", "rollback", "control"]
 
-Who = str | None
+#: Who somebody is stands in every event that is about the command, so that it has a bound.
+Who = Annotated[str, StringConstraints(strip_whitespace=True, max_length=256)] | None
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+LabelValue = Annotated[str, StringConstraints(max_length=256)]
 
 
 class CommandModel(BaseModel):
@@ -47,7 +50,7 @@ class ExecuteCommand(CommandModel):
     approved_by: Who = None
     """A claim of the sender, kept for the trail; it is no approval: that is a control command."""
     requested_by: Who = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[LabelName, LabelValue] = Field(default_factory=dict, max_length=64)
 
     @model_validator(mode="after")
     def _names_a_package(self) -> ExecuteCommand:

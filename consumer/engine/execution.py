@@ -60,16 +60,28 @@ class Execution:
                 "agent": self._services.agent,
                 "attempt_epoch": self.journal.epoch,
             }
-            workflow_id = (state.workflow_id if state else None) or draft.workflow_id
+            workflow_id = self._workflow_id(draft)
             if workflow_id is not None:
                 common["workflow_id"] = workflow_id
             prev_hash = state.last_hash if state else ""
-            event, value = events.seal(full, common=common, prev_hash=prev_hash, time=self.now())
+            event, value = events.seal(full, common=common, prev_hash=prev_hash, time=self._event_time())
             after = apply(state, event)
             assert after is not state, "a sealed event is the next of its execution"
             self._state = after
             self._records.append(Record(Topic(draft.channel), self.execution_id.encode(), value, _HEADERS))
         self.changed.set()
+
+    def _workflow_id(self, draft: EventData) -> str | None:
+        """The accepted command's; before it, whatever a refused command said."""
+        state = self._state
+        if state is None or state.status is None:
+            return draft.workflow_id or (state.workflow_id if state else None)
+        return state.workflow_id or draft.workflow_id
+
+    def _event_time(self) -> datetime:
+        """The trail's times never go back, whatever the clock does or the former owner's clock was."""
+        now, last = self.now(), self._state.updated_at if self._state else None
+        return now if last is None or now >= last else last
 
     def keep_undo(self, step: str, record: JsonObject) -> None:
         """Adds a step's undo record to what the next `flush` writes."""
@@ -81,10 +93,22 @@ class Execution:
         return bool(self._records) or self._state is not self._flushed
 
     def flush(self, offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
-        """Queues all that is staged, with the snapshot; awaiting waits until it is durable. Raises OwnershipLost."""
-        records, self._records = self._records, []
+        """Queues all that is staged, with the snapshot; awaiting waits until it is durable. Raises OwnershipLost.
+
+        Raises ValueError, at once, where a record is larger than the topics take: then nothing of it happened.
+        """
+        records = list(self._records)
         if self._state is not None and self._state is not self._flushed:
             for key, value in snapshot.parts(self._flushed, self._state):
                 records.append(Record(Topic.STATE, key.encode(), value))
-            self._flushed = self._state
-        return self.journal.append(records, offsets)
+        try:
+            durable = self.journal.append(records, offsets)
+        except ValueError:
+            self.discard()
+            raise
+        self._records, self._flushed = [], self._state
+        return durable
+
+    def discard(self) -> None:
+        """Forgets what was staged since the last flush: the state is again what the journal was given."""
+        self._records, self._state = [], self._flushed

@@ -17,6 +17,10 @@ class Incoming:
     topic: CommandTopic
     source: Source
     content: Understood | Refused | Unreadable
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    """Key, value and headers as they came: what goes to the dead-letter topic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,3 @@ class Unreadable:
     reason: str
     """A stable code: not_json, too_large, no_object, …"""
     detail: str
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from consumer.engine.execution import Execution
+from consumer.engine.trim import plain_text
 from consumer.ports import Phase, Stream
 from schemas import events
 from schemas.events import LogLine
@@ -39,9 +40,13 @@ class StepLog:
         self._lines: list[tuple[Stream, LogLine]] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        """Set when the attempt has its end; what comes later is dropped."""
 
     async def write(self, stream: Stream, text: str) -> None:
         """One line, without its end. Raises OwnershipLost."""
+        if self.closed:
+            return
         size = len(text) + 48
         if self._left < size:
             self._left = 0
@@ -58,6 +63,7 @@ class StepLog:
         self._add("agent", self._mask(text), len(text))
 
     def _add(self, stream: Stream, text: str, size: int) -> None:
+        text = plain_text(text)
         if len(text) > _MAX_LINE:
             text = f"{text[:_MAX_LINE]} … ({len(text) - _MAX_LINE} characters cut)"
         self._lines.append((stream, LogLine(time=self._execution.now(), text=text)))
@@ -87,6 +93,7 @@ class StepLog:
 
     def close(self) -> None:
         """Writes the rest, and says how much was dropped."""
+        self.closed = True
         if self._dropped:
             self.note(f"{self._dropped} lines of output were dropped: the step wrote more than its log may hold")
             self._dropped = 0

@@ -30,6 +30,7 @@ class Prepared:
 
     package: WorkflowPackage
     parameters: JsonObject
+    warnings: tuple[Problem, ...] = ()
 
 
 async def prepare(execution: Execution, services: Services) -> Prepared | None:
@@ -40,16 +41,21 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
     state = execution.state
     if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
         checked = await _check(state, services)
-        drafts = decide(state, checked, execution, services)
-        execution.stage(*drafts)
-        if execution.state.over or checked.package is None:
+        if _ended(execution):  # cancelled meanwhile
             return None
-        return Prepared(package=checked.package, parameters=checked.parameters)
+        execution.stage(*decide(execution.state, checked, execution, services))
+        if checked.package is None or _ended(execution):
+            return None
+        return Prepared(package=checked.package, parameters=checked.parameters, warnings=checked.warnings)
     try:
         package = package_of(state)
     except (ValidationError, ValueError) as error:
         raise RuntimeError(f"the package of {state.execution_id} can't be read again: {error}") from error
     return Prepared(package=package, parameters=checks.with_defaults(package, _parameters(state))[0])
+
+
+def _ended(execution: Execution) -> bool:
+    return execution.state.over
 
 
 def package_of(state: ExecutionState) -> WorkflowPackage:

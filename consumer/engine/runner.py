@@ -39,6 +39,8 @@ class Runner:
         self._tasks: dict[tuple[Phase, str], asyncio.Task[None]] = {}
         self._stopping: set[tuple[Phase, str]] = set()
         self._starting: list[Attempt] = []
+        self._doubtful: list[str] = []
+        """Steps that a former owner had started, whose attempt is to be made again."""
         self._steps: StepRunner
         self._program: Program | None = None
 
@@ -72,10 +74,15 @@ class Runner:
             return  # a rollback that this owner itself has just begun
         repeatable = {handler.name: await self._steps.repeatable(handler, phase) for handler in doubtful}
         self._execution.stage(
-            *attempts.resume(state, phase, handlers, lambda handler: repeatable[handler.name], self._execution.now())
+            *attempts.resume(
+                self._execution.state,
+                phase,
+                handlers,
+                lambda handler: repeatable[handler.name],
+                self._execution.now(),
+            )
         )
-        for step in attempts.in_doubt(self._execution.state, phase):
-            self._begin(handlers[step.step], phase)
+        self._doubtful = [step.step for step in attempts.in_doubt(self._execution.state, phase)]
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
         execution = self._execution
@@ -117,19 +124,43 @@ class Runner:
             steps = self._current_program()
             decision = advance.advance(state, self._steps.package, steps, now)
             if state.status is Status.PENDING and not decision.drafts:  # an approval came
-                self._execution.stage(prepare.start(self._steps.package))
+                self._execution.stage(self._steps.beginning())
             elif decision.complete:
                 self._execution.stage(advance.completion(state, self._steps.outputs(), now))
             elif decision.drafts:
                 self._execution.stage(*decision.drafts)
-            elif not decision.start or not self._slot_for(decision.start, steps):
+            elif decision.stop and self._doubtful:
+                self._give_up_doubtful(steps)
+            elif not self._begin_all(decision, steps):
                 self._stop(decision.stop, steps.phase)
-                if not decision.start or self._slots.held(self._execution):
-                    self._free_slot()
                 return decision
-            else:
-                for name in decision.start:
-                    self._begin(steps.handlers[name], steps.phase)
+
+    def _begin_all(self, decision: Decision, steps: Program) -> bool:
+        """Whether something began; where nothing may, an execution that only waits leaves its slot to others."""
+        names = (*self._doubtful, *decision.start)
+        if not names:
+            self._free_slot()
+            return False
+        if not self._slot_for(names, steps):
+            if self._slots.held(self._execution):
+                self._free_slot()
+            return False
+        self._doubtful = []
+        for name in names:
+            self._begin(steps.handlers[name], steps.phase)
+        return True
+
+    def _give_up_doubtful(self, steps: Program) -> None:
+        """The execution is being stopped before what a former owner had started was made again."""
+        reason = "the agent was interrupted while it ran, and it was cancelled before it was made again"
+        state, now = self._execution.state, self._execution.now()
+        names, self._doubtful = self._doubtful, []
+        for name in names:
+            attempt = state.phase_steps(steps.phase)[name].attempt
+            stopped = attempts.Stopped(reason=reason)
+            self._execution.stage(
+                *attempts.end(state, steps.handlers[name], steps.phase, attempt, stopped, now=now, draw=0.0)
+            )
 
     def _phase(self) -> Phase:
         return "rollback" if self._execution.state.status is Status.ROLLING_BACK else "run"
@@ -165,7 +196,8 @@ class Runner:
                 execution.stage(*refused)
                 return
         drafts = attempts.start(execution.state, handler, phase, execution.now())
-        assert drafts, "a step that may start has a start"
+        if not drafts:  # what began before it in this round could not, and stops the run
+            return
         execution.stage(*drafts)
         step = execution.state.phase_steps(phase)[handler.name]
         began = step.started_at or execution.now()

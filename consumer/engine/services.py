@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from consumer.clock import Clock
+from consumer.engine.strays import Strays
 from consumer.ports import Adapter
 from consumer.telemetry.metrics import Metrics
 
@@ -44,3 +45,5 @@ class Services:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that packages may name."""
     limits: Limits = Limits()
+    strays: Strays = field(default_factory=Strays)
+    """Runs the adapters' work."""

@@ -3,21 +3,23 @@ raises."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import structlog
 from pydantic import JsonValue
 
+from consumer.engine import prepare
 from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
 from consumer.engine.prepare import Prepared
 from consumer.engine.services import Services
-from consumer.engine.trim import trim
+from consumer.engine.strays import LeftBehind, TooLong
+from consumer.engine.trim import clip, plain, plain_text, trim
 from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
 from consumer.policy.redact import Redactor
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
@@ -35,6 +37,9 @@ Result = TypeVar("Result")
 _MARGIN = 30.0
 #: A record of the state topic must hold it (bytes).
 _MAX_UNDO = 800_000
+#: A step's error and the summary of its undo record stand in the state's head beside those of all other steps: the
+#: more steps, the shorter (bytes).
+_MAX_MESSAGE, _MAX_MESSAGES = 4000, 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +62,17 @@ class StepRunner:
         self._prepared = prepared
         self._redactor = Redactor(())
         self._revealed: dict[str, str] = {}
+        spec = prepared.package.spec
+        self._message_limit = min(_MAX_MESSAGE, _MAX_MESSAGES // (len(spec.handlers) + len(spec.rollback.handlers)))
 
     @property
     def package(self) -> WorkflowPackage:
         """The package that is run."""
         return self._prepared.package
+
+    def beginning(self) -> EventData:
+        """The event that begins the run, with what the check had to say."""
+        return prepare.start(self._prepared.package, self._prepared.warnings)
 
     # --- before a step ---
 
@@ -80,7 +91,7 @@ class StepRunner:
             if condition.evaluate(self._variables()):
                 return []
         except conditions.ConditionError as error:
-            failure = Failure(type="condition", message=f"when: {error}")
+            failure = Failure(type="condition", message=self._message(f"when: {error}"))
             return attempts.fail_unstarted(state, handler, phase, failure)
         return attempts.skip(state, handler, phase, f"its condition is false: {handler.when}")
 
@@ -145,12 +156,15 @@ class StepRunner:
             return self._adapter(handler).prepare(dict(handler.config), self._scope(phase, attempt=1)).repeatable
         except (StepError, ConfigError):
             return False
+        except Exception as error:
+            self._log_crash(handler, error)
+            return False
 
     # --- the attempt ---
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Makes the attempt. Raises only OwnershipLost and CancelledError."""
-        handler, state = attempt.handler, self._execution.state
+        handler = attempt.handler
         log = StepLog(
             self._execution,
             step=handler.name,
@@ -164,12 +178,16 @@ class StepRunner:
             outcome: Outcome = Succeeded(output=self._fit(output))
         except OwnershipLost:
             raise
+        except LeftBehind:
+            grace = self._services.strays.grace
+            message = f"it was told to stop and did not within {grace:g} s; it may still be at work"
+            outcome = self._failed(PermanentError(message, code="left_behind"))
         except ConfigError as error:
             outcome = self._failed(PermanentError(str(error), code="config"))
         except StepError as error:
             outcome = self._failed(error)
         except Exception as error:
-            _log.exception("step.crashed", execution=state.execution_id, step=handler.name)
+            self._log_crash(handler, error)
             outcome = self._failed(PermanentError(f"{type(error).__name__}: {error}", code="internal"))
         finally:
             log.close()
@@ -177,14 +195,23 @@ class StepRunner:
 
     def _mask(self, text: str) -> str:
         """By the secrets that are known at the time of the call."""
-        return self._redactor.mask(text)
+        return self._redactor.mask(plain_text(text))
+
+    def _message(self, text: str) -> str:
+        return clip(self._mask(text), self._message_limit)
+
+    def _log_crash(self, handler: Handler, error: Exception) -> None:
+        trace = "".join(traceback.format_exception(error))
+        _log.error(
+            "step.crashed", execution=self._execution.execution_id, step=handler.name, exception=self._mask(trace)
+        )
 
     def _fit(self, output: JsonObject | None) -> JsonValue:
-        return trim(self._redactor.mask_json(output), self._services.limits.max_output_bytes)
+        return trim(self._redactor.mask_json(plain(output)), self._services.limits.max_output_bytes)
 
     def _failed(self, error: StepError) -> Failed:
         failure = error.failure()
-        failure = failure.model_copy(update={"message": self._redactor.mask(failure.message)[:4000]})
+        failure = failure.model_copy(update={"message": self._message(failure.message)})
         delay = error.delay if isinstance(error, TemporaryError) else None
         output = self._fit(error.output) if error.output is not None else None
         return Failed(failure=failure, output=output, delay=delay)
@@ -203,14 +230,16 @@ class StepRunner:
             first_started_at=attempt.began,
             limits=self.package.spec.validation.resource_limits,
             log=log.write,
-            capture=self._capture(attempt),
+            capture=self._capture(attempt, log),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
             originals=state.undo if attempt.phase == "rollback" else {},
         )
 
-    def _capture(self, attempt: Attempt) -> Callable[[JsonObject, str], Awaitable[None]]:
+    def _capture(self, attempt: Attempt, log: StepLog) -> Callable[[JsonObject, str], Awaitable[None]]:
         async def capture(record: JsonObject, summary: str) -> None:
             execution, handler = self._execution, attempt.handler
+            if log.closed:  # the trail has its end already: it must not change anything any more
+                raise PermanentError("the attempt was given up", code="left_behind")
             known = attempt.phase == "rollback" or handler.name in execution.state.undo
             if known or attempts.is_dry(execution.state, attempt.phase):
                 return  # the first record holds what was before; what a rollback changes is not undone again
@@ -225,7 +254,7 @@ class StepRunner:
                     adapter=handler.type,
                     phase=attempt.phase,
                     attempt=attempt.number,
-                    summary=self._redactor.mask(summary),
+                    summary=self._message(summary),
                 )
             )
             execution.keep_undo(handler.name, record)
@@ -240,8 +269,8 @@ class StepRunner:
         if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
             limit = handler.timeout or self._services.limits.step_timeout
             if context.dry_run:
-                return _planned(await self._timed(adapter.plan_undo(record, context), limit))
-            return await self._timed(adapter.undo(record, context), limit)
+                return _planned(await self._timed(adapter.plan_undo(record, context), limit, handler))
+            return await self._timed(adapter.undo(record, context), limit, handler)
         await self._reveal(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
@@ -249,8 +278,8 @@ class StepRunner:
         action = adapter.prepare(dict(handler.config), scope)
         limit = self._limit(handler, action)
         if context.dry_run:
-            return _planned(await self._timed(action.plan(context), limit))
-        return await self._timed(action.run(context), limit)
+            return _planned(await self._timed(action.plan(context), limit, handler))
+        return await self._timed(action.run(context), limit, handler)
 
     def _limit(self, handler: Handler, action: Action) -> float:
         if handler.timeout is not None:
@@ -258,13 +287,11 @@ class StepRunner:
         own = action.time_limit
         return max(self._services.limits.step_timeout, own + _MARGIN if own is not None else 0.0)
 
-    async def _timed(self, work: Awaitable[Result], limit: float) -> Result:
+    async def _timed(self, work: Coroutine[Any, Any, Result], limit: float, handler: Handler) -> Result:
+        name = f"{self._execution.execution_id}/{handler.name}"
         try:
-            async with asyncio.timeout(limit) as timer:
-                return await work
-        except TimeoutError as error:
-            if not timer.expired():
-                raise
+            return await self._services.strays.run(work, limit, name=name)
+        except TooLong as error:
             raise TemporaryError(f"it took longer than its timeout of {limit:g} s", code="timeout") from error
 
 

@@ -36,6 +36,10 @@ _log = structlog.get_logger(__name__)
 StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
 #: How many ended executions of a partition stay whole in memory; of others only what is needed to know them again.
 _RECENT = 64
+#: Bytes that are kept of a record which the dead-letter topic does not take whole.
+_KEPT = 64 * 1024
+#: Records of one append when executions are forgotten.
+_TOMBSTONES = 1000
 
 
 class Partition:
@@ -166,14 +170,16 @@ class Supervisor:
             self._live -= 1
             partition.live.pop(execution.execution_id, None)
             state = execution.known
-            if state is not None and state.over and partition.journal.alive:
-                partition.remember(state)
-                self._services.metrics.execution_ended(state)
-                log_execution_end(state)
+            if state is not None and partition.journal.alive:
+                partition.remember(state)  # also where it could not be ended: its id must stay known
+                if state.over:
+                    self._services.metrics.execution_ended(state)
+                    log_execution_end(state)
             self._measure()
 
     async def _end_crashed(self, execution: Execution, group: BaseExceptionGroup[Exception]) -> None:
         """A defect of ours must not leave an execution without an end: it fails, and says that it was the agent."""
+        execution.discard()  # what could not be staged or queued as a whole did not happen
         state = execution.state
         if state.over or not execution.journal.alive:
             return
@@ -192,29 +198,47 @@ class Supervisor:
             drafts.append(events.ExecutionRollbackFailed(**fields, **ending))
         else:
             drafts.append(events.ExecutionFailed(**fields, **ending))
-        execution.stage(*drafts)
         try:
+            execution.stage(*drafts)
             await execution.flush()
         except OwnershipLost:
             _log.info("execution.left", reason="the partition's owner is lost; its next owner goes on")
+        except Exception:
+            execution.discard()
+            _log.exception("execution.stuck", status=state.status)
 
     # --- commands ---
 
     async def take(self, partition: Partition, incoming: Incoming) -> Awaitable[None]:
         """Decides what the record leads to and queues that with the record's offset; awaiting the answer waits until
         it is durable. Call it in the order of the records. Raises OwnershipLost."""
-        offsets = {incoming.topic: incoming.source.offset + 1}
         content = incoming.content
         if isinstance(content, Unreadable):
-            self._services.metrics.dead_letter(content.reason)
-            return partition.journal.append([_dead_letter(incoming, content)], offsets)
+            return self._bury(partition, incoming, content)
         execution = await self._find(partition, content.execution_id)
-        drafts = self._answer(execution, incoming, content)
-        execution.stage(*drafts)
-        durable = execution.flush(offsets)
+        try:
+            drafts = self._answer(execution, incoming, content)
+            execution.stage(*drafts)
+            durable = execution.flush({incoming.topic: incoming.source.offset + 1})
+        except OwnershipLost:
+            raise
+        except Exception as error:  # neither a defect of ours nor a record that is too large may stop the partition
+            execution.discard()
+            _log.exception("command.failed", execution=content.execution_id, offset=incoming.source.offset)
+            detail = f"the agent could not answer it: {type(error).__name__}: {str(error)[:300]}"
+            return self._bury(partition, incoming, Unreadable(reason="internal", detail=detail))
         self._services.metrics.command(content.kind if isinstance(content, Refused) else content.command.kind, drafts)
         self._follow_up(partition, execution)
         return durable
+
+    def _bury(self, partition: Partition, incoming: Incoming, content: Unreadable) -> Awaitable[None]:
+        """The record goes to the dead-letter topic; where that does not take it whole, its beginning does."""
+        offsets = {incoming.topic: incoming.source.offset + 1}
+        self._services.metrics.dead_letter(content.reason)
+        try:
+            return partition.journal.append([_dead_letter(incoming, content)], offsets)
+        except ValueError:
+            return partition.journal.append([_dead_letter(incoming, content, keep=_KEPT)], offsets)
 
     def _answer(self, execution: Execution, incoming: Incoming, content: Understood | Refused) -> list[EventData]:
         state, now, source = execution.known, execution.now(), incoming.source
@@ -251,7 +275,8 @@ class Supervisor:
         if state is None and execution_id in partition.ended:
             records = await self._read_state(partition.journal)
             mine = {k: v for k, v in records.items() if k == execution_id or k.startswith(f"{execution_id}/")}
-            state = snapshot.load(mine).get(execution_id)
+            known = execution_id in partition.ended  # the sweep may have forgotten it meanwhile
+            state = snapshot.load(mine).get(execution_id) if known else None
         return Execution(execution_id, state, partition.journal, self._services)
 
     # --- retention ---
@@ -267,11 +292,17 @@ class Supervisor:
         if not old:
             return 0
         records = await self._read_state(partition.journal)
-        keys = [key for key in records if key.partition("/")[0] in old and key.partition("/")[0] not in partition.live]
-        await partition.journal.append([Record(Topic.STATE, key.encode(), None) for key in keys])
-        for name in old - partition.live.keys():
+        old -= partition.live.keys()
+        for name in old:
             partition.ended.pop(name, None)
             partition.recent.pop(name, None)
+        keys = [key for key in records if key.partition("/")[0] in old]
+        keys.sort(key=lambda key: "/" not in key)  # heads last: parts without a head would be found by nobody
+        tombstones = [Record(Topic.STATE, key.encode(), None) for key in keys]
+        # All are queued at once: what a command accepts under such an id from now on must come after them.
+        chunks = range(0, len(tombstones), _TOMBSTONES)
+        for durable in [partition.journal.append(tombstones[at : at + _TOMBSTONES]) for at in chunks]:
+            await durable
         return len(old)
 
 
@@ -286,8 +317,9 @@ async def supervising(services: Services, read_state: StateReader) -> AsyncItera
             supervisor.cancel_all()
 
 
-def _dead_letter(incoming: Incoming, content: Unreadable) -> Record:
-    source = incoming.source
+def _dead_letter(incoming: Incoming, content: Unreadable, keep: int | None = None) -> Record:
+    """The record as it came, with what is wrong with it; with `keep` only so many bytes of its value."""
+    source, value = incoming.source, incoming.value
     about = {
         "wpk-reason": content.reason,
         "wpk-detail": content.detail,
@@ -295,5 +327,11 @@ def _dead_letter(incoming: Incoming, content: Unreadable) -> Record:
         "wpk-partition": str(source.partition),
         "wpk-offset": str(source.offset),
     }
-    headers = (*content.headers, *((name, text.encode()) for name, text in about.items()))
-    return Record(Topic.DEAD_LETTER, content.key, content.value, headers)
+    if keep is not None:
+        about["wpk-truncated"] = f"the first {keep} of {len(value or b'')} bytes; key and headers are left out"
+    added = tuple((name, text.encode(errors="replace")) for name, text in about.items())
+    if keep is not None:
+        return Record(Topic.DEAD_LETTER, None, (value or b"")[:keep], added)
+    if incoming.key is None and value is None:
+        value = b""
+    return Record(Topic.DEAD_LETTER, incoming.key, value, (*incoming.headers, *added))

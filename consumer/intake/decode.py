@@ -1,17 +1,21 @@
 """Bytes of a command record → a command, a refusal that can be answered, or a dead letter. Never raises on input.
 
 Accepted forms: the plain JSON object, and CloudEvents in binary mode (headers `ce_…`) and structured mode
-(`content-type: application/cloudevents+json`), by the CloudEvents Kafka protocol binding.
+(`content-type: application/cloudevents+json`), by the CloudEvents Kafka protocol binding. An object that has
+`specversion`, which no command has, is taken as structured mode also where a tool lost the header.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
+import structlog
 from pydantic import JsonValue, ValidationError
 
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
@@ -24,13 +28,14 @@ from schemas.failure import Problem
 from schemas.problems import problems_of
 from schemas.scalars import EXECUTION_ID_PATTERN
 
+_log = structlog.get_logger(__name__)
 _MODELS: dict[CommandTopic, type[ExecuteCommand] | type[RollbackCommand] | type[ControlCommand]] = {
     CommandTopic.EXECUTE: ExecuteCommand,
     CommandTopic.ROLLBACK: RollbackCommand,
     CommandTopic.CONTROL: ControlCommand,
 }
 _ID = re.compile(EXECUTION_ID_PATTERN)
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -62,16 +67,20 @@ def decode(record: RawRecord, max_bytes: int) -> Incoming:
     )
     content: Understood | Refused | Unreadable
     try:
-        content = _content(record, _body(record, max_bytes), max_bytes)
+        content = _content(record, _unwrapped(record, max_bytes), max_bytes)
     except _DeadLetter as error:
-        content = Unreadable(
-            reason=error.reason,
-            detail=error.detail,
-            key=record.key,
-            value=record.value,
-            headers=tuple((name, value) for name, value in record.headers if value is not None),
-        )
-    return Incoming(topic=record.role, source=source, content=content)
+        content = Unreadable(reason=error.reason, detail=error.detail)
+    except Exception as error:  # a defect of ours must not stop the partition
+        _log.exception("decode.failed", topic=record.topic, partition=record.partition, offset=record.offset)
+        content = Unreadable(reason="internal", detail=f"the agent failed to read it: {type(error).__name__}")
+    return Incoming(
+        topic=record.role,
+        source=source,
+        content=content,
+        key=record.key,
+        value=record.value,
+        headers=tuple((name, value) for name, value in record.headers if value is not None),
+    )
 
 
 def _moment(timestamp_ms: int) -> datetime | None:
@@ -92,8 +101,15 @@ def _header(headers: Headers, name: str) -> str | None:
     return None
 
 
-def _body(record: RawRecord, max_bytes: int) -> dict[str, JsonValue]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
     """The command's JSON object, out of its envelope."""
+
+    fields: dict[str, JsonValue]
+    traceparent: str | None
+
+
+def _unwrapped(record: RawRecord, max_bytes: int) -> _Body:
     if not record.value:
         raise _DeadLetter("empty", "the record has no value; a command is a JSON object")
     if len(record.value) > max_bytes:
@@ -102,12 +118,24 @@ def _body(record: RawRecord, max_bytes: int) -> dict[str, JsonValue]:
             "too_large", f"the record has {size} bytes, more than the {max_bytes} that a command may have"
         )
     parsed = _json_object(record.value)
-    if (_header(record.headers, "content-type") or "").lower().startswith("application/cloudevents"):
-        data = parsed.get("data")
-        if not isinstance(data, dict):
-            raise _DeadLetter("no_object", "the CloudEvent has no JSON object in data")
-        return data
-    return parsed
+    said = (_header(record.headers, "content-type") or "").lower()
+    if said.startswith("application/cloudevents") or "specversion" in parsed:
+        return _Body(fields=_data(parsed), traceparent=_as_traceparent(parsed.get("traceparent")))
+    found = (_as_traceparent(_header(record.headers, name)) for name in ("traceparent", "ce_traceparent"))
+    return _Body(fields=parsed, traceparent=next((value for value in found if value is not None), None))
+
+
+def _data(envelope: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """What a CloudEvent in structured mode carries."""
+    data, coded = envelope.get("data"), envelope.get("data_base64")
+    if data is None and isinstance(coded, str):
+        try:
+            return _json_object(base64.b64decode(coded, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise _DeadLetter("no_object", f"the CloudEvent's data_base64 can't be decoded: {error}") from error
+    if not isinstance(data, dict):
+        raise _DeadLetter("no_object", "the CloudEvent has no JSON object in data")
+    return data
 
 
 def _json_object(value: bytes) -> dict[str, JsonValue]:
@@ -120,18 +148,21 @@ def _json_object(value: bytes) -> dict[str, JsonValue]:
     return parsed
 
 
-def _content(record: RawRecord, body: dict[str, JsonValue], max_bytes: int) -> Understood | Refused:
+def _content(record: RawRecord, unwrapped: _Body, max_bytes: int) -> Understood | Refused:
+    body = unwrapped.fields
     execution_id, problems = _execution_id(record, body)
     model = _MODELS[record.role]
     if not problems:
         try:
             command = _with_package(model.model_validate({**body, "execution_id": execution_id}))
             _check_size(command, max_bytes)
-            return Understood(execution_id=execution_id, command=command, traceparent=_traceparent(record.headers))
+            return Understood(execution_id=execution_id, command=command, traceparent=unwrapped.traceparent)
         except ValidationError as error:
             problems = problems_of(error, model)
         except documents.DocumentError as error:
             problems = [problem.under("wpk_content") for problem in error.problems]
+        except RecursionError:
+            problems = [Problem(path="", message="it is nested too deeply")]
         except ValueError as error:
             problems = [Problem(path="", message=str(error)[:300])]
     return Refused(
@@ -158,7 +189,7 @@ def _execution_id(record: RawRecord, body: Mapping[str, JsonValue]) -> tuple[str
             message = "which execution is meant? give execution_id in the body, or as the record's key"
             return derived, [Problem(path="execution_id", message=message)]
         return key or derived, []
-    if isinstance(given, str) and _ID.match(given):
+    if isinstance(given, str) and _ID.fullmatch(given):
         return given, []
     shown = orjson.dumps(given).decode()[:80]
     message = f"{shown} is no execution id; use at most 128 of A-Z a-z 0-9 . _ : -"
@@ -170,7 +201,7 @@ def _key_id(key: bytes | None) -> str | None:
         text = key.decode("ascii") if key else ""
     except UnicodeDecodeError:
         return None
-    return text if _ID.match(text) else None
+    return text if _ID.fullmatch(text) else None
 
 
 def _with_package(command: Command) -> Command:
@@ -192,9 +223,5 @@ def _check_size(command: Command, max_bytes: int) -> None:
             raise _DeadLetter("too_large", f"the command has {size} bytes as JSON; at most {max_bytes} are possible")
 
 
-def _traceparent(headers: Headers) -> str | None:
-    for name in ("traceparent", "ce_traceparent"):
-        value = _header(headers, name)
-        if value is not None and _TRACEPARENT.match(value):
-            return value
-    return None
+def _as_traceparent(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None

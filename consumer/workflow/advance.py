@@ -225,7 +225,7 @@ def progress(draft: EventData, state: ExecutionState) -> EventData:
     ):
         return draft.model_copy(
             update={
-                "total_steps": state.total_steps,
+                "total_steps": max(state.total_steps, draft.total_steps),
                 "steps_completed": state.steps_completed,
                 "current_step": state.current_step,
             }
