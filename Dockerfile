@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="wpk-agent" \
 # bubblewrap and setpriv (util-linux) are the sandbox of shell steps; where the runtime forbids namespaces, Landlock is.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends bubblewrap ca-certificates util-linux \
+ && apt-get install --yes --no-install-recommends bubblewrap ca-certificates curl util-linux \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 65532 wpk \
  && useradd --uid 65532 --gid 65532 --home-dir /home/wpk --create-home --shell /usr/sbin/nologin wpk

@@ -85,12 +85,13 @@ async def run_agent(settings: Settings) -> int:
 
     Raises SettingsError where it can't start, and what ended it where it can't go on.
     """
-    logs.configure(settings.log_level, settings.log_format)
+    secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
+    logs.configure(settings.log_level, settings.log_format, redact=secrets.mask)
     for warning in unknown_variables(settings):
         _log.warning("settings.unknown", problem=warning)
     stop = asyncio.Event()
     with _signals(stop):
-        await work(settings, stop)
+        await work(settings, stop, secrets=secrets)
     return 0
 
 
@@ -100,16 +101,23 @@ async def work(
     *,
     on_start: Callable[[Started], None] = lambda started: None,
     ready: asyncio.Event | None = None,
+    secrets: SecretStore | None = None,
 ) -> None:
     """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions."""
     guard = tasks.Guard(stop)
-    await _run(settings, guard, on_start, ready or asyncio.Event())
+    if secrets is None:
+        secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
+    await _run(settings, guard, _Callbacks(on_start, ready or asyncio.Event()), secrets)
     guard.check()
 
 
-async def _run(
-    settings: Settings, guard: tasks.Guard, on_start: Callable[[Started], None], ready: asyncio.Event
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Callbacks:
+    on_start: Callable[[Started], None]
+    ready: asyncio.Event
+
+
+async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets: SecretStore) -> None:
     _refuse_what_is_not_enforced(settings)
     connection = KafkaConnection.of(settings, client_id=settings.agent_name)
     names = TopicNames(settings.topic_prefix)
@@ -128,11 +136,11 @@ async def _run(
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         supervisor = parts.supervisor = await stack.enter_async_context(
-            supervising(_services(settings, adapters, metrics), _state_reader(factory))
+            supervising(_services(settings, adapters, metrics, secrets), _state_reader(factory))
         )
         listener = parts.listener = Listener(factory, supervisor, _options(settings), metrics, vitals)
-        on_start(_announce(settings, guarantee, parts, report, port))
-        async with _beside(health.watch_loop(vitals, metrics)), _beside(_tell_ready(listener, ready)):
+        tell.on_start(_announce(settings, guarantee, parts, report, port))
+        async with _beside(health.watch_loop(vitals, metrics)), _beside(_tell_ready(listener, tell.ready)):
             await guard.run(_until_stopped(listener, guard, settings, parts), "listener")
     _log.info("agent.stopped")
 
@@ -246,8 +254,7 @@ def _factory(
     )
 
 
-def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics) -> Services:
-    secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
+def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics, secrets: SecretStore) -> Services:
     return Services(
         agent=settings.agent_name,
         clock=SystemClock(),

@@ -211,6 +211,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         numbers = {tp.partition for tp in assigned}
         for number in self._lanes.keys() - numbers:
             self._give_up(number)
+            for topic in self._roles:
+                self._metrics.forget_lag(topic, number)
         for number in sorted(numbers):
             lane = self._lanes.get(number)
             if lane is None:

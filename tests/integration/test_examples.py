@@ -27,6 +27,7 @@ from tests.support.http_server import Exchange, Server
 from tests.support.k8s_api import K8sApi, k8s_api
 from tests.support.k8s_steps import job, rolled_out
 from tests.support.kafka import KafkaBroker
+from tests.support.require import require
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -304,8 +305,7 @@ async def test_requeue_failed_job_leaves_a_job_alone_that_did_not_fail(config: S
 
 
 async def test_verify_backup_reports_either_way(config: Settings, web: Server) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("the example needs curl")
+    require(shutil.which("curl") is not None, "the example needs curl")
     archive = _archive()
     reports: list[dict[str, Any]] = []
 
