@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import socket
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
 
 import httpcore
+import httpx
 import pytest
 import trustme
 
 from consumer.adapters import api
-from consumer.adapters.api import transport
+from consumer.adapters.api import failures, wire
 from consumer.adapters.api.body import MAX_KEPT, MAX_READ
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject
@@ -83,6 +85,20 @@ async def test_all_of_the_request_arrives_as_the_package_says(
     assert got.host == f"127.0.0.1:{server.port}"
 
 
+async def test_nothing_is_sent_that_neither_the_package_nor_the_message_asks_for(
+    adapter: api.ApiAdapter, server: http_server.Server
+) -> None:
+    await run(adapter, {"url": server.url("/echo")})
+    await run(
+        adapter, {"url": server.url("/echo"), "headers": {"user-agent": "curl", "ACCEPT": "text/grün", "Host": "h"}}
+    )
+    plain, own = (got.headers for got in server.requests)
+    assert sorted(plain) == ["accept", "accept-encoding", "connection", "host", "user-agent"]
+    assert plain["user-agent"] == f"wpk-agent/{importlib.metadata.version('wpk-agent')}"
+    assert sorted(own) == sorted(plain)
+    assert (own["user-agent"], own["accept"], own["host"]) == ("curl", "text/grün", "h")
+
+
 async def test_a_text_payload_is_sent_as_it_is(adapter: api.ApiAdapter, server: http_server.Server) -> None:
     config: JsonObject = {"url": server.url("/echo"), "method": "PUT", "payload": "a=1\nü"}
     await run(adapter, config)
@@ -142,8 +158,12 @@ async def test_a_session_cookie_is_neither_published_nor_sent_to_the_next_step(
 ) -> None:
     output = await run(adapter, {"url": server.url("/cookies")})
     assert "very-secret" not in str(output)
+    server.answer("/first", 302, headers={"Location": "/echo", "Set-Cookie": "session=very-secret; Path=/"})
+    output = await run(adapter, {"url": server.url("/first"), "follow_redirects": True})
+    assert "very-secret" not in str(output)
     await run(adapter, {"url": server.url("/echo")})
-    assert "cookie" not in server.requests[1].headers
+    assert [got.path for got in server.requests] == ["/cookies", "/first", "/echo", "/echo"]
+    assert not any("cookie" in got.headers for got in server.requests)
 
 
 async def test_a_head_has_no_body(adapter: api.ApiAdapter, server: http_server.Server) -> None:
@@ -206,6 +226,16 @@ async def test_a_redirect_is_not_followed_unless_the_package_says_so(
     output = await run(adapter, {"url": server.url("/redirect?to=/echo"), "follow_redirects": True})
     assert output["status"] == 200
     assert [got.path for got in server.requests] == ["/redirect", "/redirect", "/echo"]
+
+
+@pytest.mark.parametrize("location", ["http://[", "https://host:99999/", "x" * 9000, "data:,x", "\xff"])
+async def test_a_redirect_that_is_expected_and_not_followed_may_lead_anywhere(
+    adapter: api.ApiAdapter, server: http_server.Server, location: str
+) -> None:
+    server.answer("/odd", 302, headers={"Location": location})
+    output = await run(adapter, {"url": server.url("/odd"), "expected_status": 302})
+    assert isinstance(output["headers"], dict)
+    assert output["headers"]["location"] == location
 
 
 async def test_a_redirect_to_another_origin_takes_no_credential_along(
@@ -351,10 +381,17 @@ async def test_a_name_that_does_not_resolve_is_told_as_such(adapter: api.ApiAdap
 
 
 async def test_no_error_of_the_http_library_gets_out(adapter: api.ApiAdapter, server: http_server.Server) -> None:
-    assert not issubclass(StepError, httpcore.ConnectError | OSError)
-    for kind in (httpcore.ReadError, httpcore.WriteError, httpcore.ReadTimeout, httpcore.LocalProtocolError):
-        request = prepare(adapter, {"url": server.url("/")})._request(context())  # type: ignore[attr-defined]
-        assert isinstance(transport._translate(request, kind("x" * 1000)), StepError)
+    request = prepare(adapter, {"url": server.url("/")})._request(context())  # type: ignore[attr-defined]
+    raised = [getattr(httpcore, name) for name in httpcore.__all__]
+    kinds = [kind for kind in raised if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert httpcore.ReadError in kinds
+    for kind in kinds:
+        if kind is httpcore.ConnectionNotAvailable:
+            continue  # of connections that are used again, and ours are not
+        with pytest.raises(StepError) as told, failures.mapped(request), wire._as_httpx():
+            raise kind("x" * 1000)
+        assert isinstance(told.value.__cause__, httpx.TransportError)
+        assert len(str(told.value)) < 400
 
 
 async def test_a_name_too_long_for_dns_is_an_error_of_the_package(adapter: api.ApiAdapter) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import time
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
 
+import httpx
 from pydantic import JsonValue
 
 from consumer.adapters.api import message, verdict
@@ -125,11 +124,8 @@ class ApiAction:
             headers=tuple(config.headers.items()),
         )
         if url.userinfo:
-            user, _, password = url.userinfo.decode("ascii").partition(":")
-            pair = f"{unquote(user)}:{unquote(password)}".encode()
+            pair = f"{url.username}:{url.password}".encode()
             request = request.with_header("Authorization", f"Basic {base64.b64encode(pair).decode('ascii')}")
-        request = request.with_header("Accept", "*/*").with_header("Accept-Encoding", "identity")
-        request = request.with_header("User-Agent", "wpk-agent").with_header("Connection", "close")
         if config.method not in _IDEMPOTENT:
             request = request.with_header(_KEY, step.idempotency_key)
         return _with_payload(request, config.payload)
@@ -142,8 +138,8 @@ def _with_payload(request: Request, payload: JsonValue) -> Request:
     if isinstance(payload, str):
         request = request.with_header("Content-Type", "text/plain; charset=utf-8")
         return replace(request, content=payload.encode())
-    request = request.with_header("Content-Type", "application/json")
-    return replace(request, content=json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
+    encoded = httpx.Request(request.method, request.url, json=payload)
+    return replace(request.with_header("Content-Type", encoded.headers["Content-Type"]), content=encoded.content)
 
 
 async def _log(step: StepContext, request: Request, answer: Answer, body: Body, duration: float) -> None:
