@@ -34,9 +34,17 @@ class OwnerFactory:
         """A new owner, to be opened. `commit` proves the group's membership (at_least_once only needs it)."""
         writer: Writer
         if self.mode == "exactly_once":
-            writer = ExactlyOnceWriter(self.connection, self.names, partition, group=self.identity.group)
+            writer = ExactlyOnceWriter(
+                self.connection,
+                self.names,
+                partition,
+                group=self.identity.group,
+                batch_bytes=self.limits.record_bytes,
+            )
         else:
-            writer = AtLeastOnceWriter(self.connection, self.names, partition, commit=commit)
+            writer = AtLeastOnceWriter(
+                self.connection, self.names, partition, commit=commit, batch_bytes=self.limits.record_bytes
+            )
         return PartitionOwner(
             partition,
             writer,

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 import structlog
@@ -23,6 +22,7 @@ from consumer.clock import Clock, SystemClock
 from consumer.errors import OwnershipLost, SettingsError
 from consumer.journal import lineage
 from consumer.journal.connection import explain
+from consumer.journal.queue import Append, AppendQueue, newest_state
 from consumer.journal.restore import Restored, StateLog, restore
 from consumer.journal.writer import Writer
 from consumer.ports import CommandTopic, Record, Topic
@@ -77,14 +77,6 @@ class Stats:
     last_write_seconds: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class _Append:
-    records: Sequence[Record]
-    offsets: Mapping[CommandTopic, int]
-    size: int
-    durable: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
 class PartitionOwner:
     """A `ports.Journal`. `open()` it, use it until `lost` is set or it is not needed any more, and `close()` it."""
 
@@ -108,10 +100,8 @@ class PartitionOwner:
         self._phase = Phase.FENCING
         self._epoch = -1
         self._offsets: dict[CommandTopic, int] = {}
-        self._queue: deque[_Append] = deque()
-        self._pending_bytes = 0
-        self._pending_records = 0
-        self._writing: list[_Append] = []
+        self._queue = AppendQueue()
+        self._writing = False
         self._held = False
         self._proven_at = float("-inf")
         self._changed = asyncio.Event()
@@ -139,7 +129,7 @@ class PartitionOwner:
     def append(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int] | None = None) -> Awaitable[None]:
         """See `ports.Journal`. Raises ValueError, at once, for a record that could never be written."""
         size = sum(self._checked_size(record) for record in records)
-        return self._enqueue(_Append(tuple(records), dict(offsets or {}), size))
+        return self._enqueue(Append(tuple(records), dict(offsets or {}), size))
 
     @property
     def fresh(self) -> bool:
@@ -150,15 +140,14 @@ class PartitionOwner:
             await self._until(lambda: not self._held)
             if time.monotonic() - self._proven_at <= self._limits.proof_seconds:
                 return
-            await self._enqueue(_Append((), {}, 0))  # an empty append is written as a proof
+            await self._enqueue(Append((), {}, 0))  # an empty append is written as a proof
             if not self._held:
                 return
 
     async def backlog(self) -> None:
         await self._until(
             lambda: (
-                self._pending_bytes <= self._limits.backlog_bytes
-                and self._pending_records <= self._limits.backlog_records
+                self._queue.bytes <= self._limits.backlog_bytes and self._queue.records <= self._limits.backlog_records
             )
         )
 
@@ -233,7 +222,7 @@ class PartitionOwner:
 
     async def _take(self) -> Restored:
         try:
-            async with asyncio.timeout(self._limits.start_seconds):
+            async with self._disturbable(self._limits.start_seconds):
                 await self._writer.start()
         except TimeoutError as error:
             raise OwnershipLost(f"Kafka did not let the writer start in {self._limits.start_seconds:g} s") from error
@@ -274,20 +263,17 @@ class PartitionOwner:
             raise ValueError(f"a record of {record.topic} has neither key nor value")
         return size
 
-    def _enqueue(self, append: _Append) -> asyncio.Future[None]:
-        append.durable.add_done_callback(_retrieve)
+    def _enqueue(self, append: Append) -> asyncio.Future[None]:
         match self._phase:
             case Phase.FENCING | Phase.RESTORING:
                 raise RuntimeError("the journal is not open yet")
             case Phase.ACTIVE:
-                self._queue.append(append)
-                self._pending_bytes += append.size
-                self._pending_records += len(append.records)
+                self._queue.put(append)
                 self._announce()
             case Phase.QUIESCING:
-                append.durable.set_exception(OwnershipLost("the journal is being closed"))
+                append.fail("the journal is being closed")
             case Phase.DEAD:
-                append.durable.set_exception(OwnershipLost(self.reason or "dead"))
+                append.fail(self.reason or "dead")
         return append.durable
 
     async def _run(self) -> None:
@@ -305,45 +291,40 @@ class PartitionOwner:
                 raise
 
     async def _write_queued(self) -> None:
-        self._writing = self._gathered()
-        records = _newest_state([record for append in self._writing for record in append.records])
+        appends = self._queue.take(self._limits.batch_bytes, self._limits.batch_records)
+        records = newest_state(record for append in appends for record in append.records)
         offsets: dict[CommandTopic, int] = {}
-        for append in self._writing:
+        for append in appends:
             offsets |= append.offsets
         self._offsets |= offsets
         if offsets or not records:
             records.append(self._offsets_record())
         await self._write(records, offsets)
-        self.stats.records += len(records)
-        done, self._writing = self._writing, []
-        for append in done:
-            self._pending_bytes -= append.size
-            self._pending_records -= len(append.records)
-            self.stats.bytes += append.size
-            if not append.durable.done():
-                append.durable.set_result(None)
+        self.stats.bytes += sum(append.size for append in appends)
+        self._queue.done()
         self._announce()
 
-    def _gathered(self) -> list[_Append]:
-        """As many whole appends as go into one batch, one at least."""
-        gathered: list[_Append] = []
-        size = records = 0
-        while self._queue:
-            size += self._queue[0].size
-            records += len(self._queue[0].records)
-            if gathered and (size > self._limits.batch_bytes or records > self._limits.batch_records):
-                break
-            gathered.append(self._queue.popleft())
-        return gathered
-
     async def _write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
-        started = time.monotonic()
-        async with asyncio.timeout(self._limits.write_seconds):
+        async with self._disturbable(self._limits.write_seconds):
+            started = time.monotonic()
             await self._writer.write([self._stamped(record) for record in records], offsets)
         self._proven_at = started
         self.stats.batches += 1
+        self.stats.records += len(records)
         self.stats.last_write_seconds = time.monotonic() - started
         self._on_write(self.stats.last_write_seconds)
+
+    @asynccontextmanager
+    async def _disturbable(self, seconds: float) -> AsyncIterator[None]:
+        """For what a rebalance would disturb: not begun in a hold, waited for by `idle`, and bounded in time."""
+        await self._until(lambda: not self._held or self._writer.writes_in_hold)
+        self._writing = True
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        finally:
+            self._writing = False
+            self._announce()
 
     def _offsets_record(self) -> Record:
         return Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets))
@@ -373,23 +354,8 @@ class PartitionOwner:
         self._phase = Phase.DEAD
         self.reason = reason
         self.lost.set()
-        for append in (*self._writing, *self._queue):
-            if not append.durable.done():
-                append.durable.set_exception(OwnershipLost(reason))
-        self._writing = []
-        self._queue.clear()
-        self._pending_bytes = self._pending_records = 0
+        self._queue.fail(reason)
         self._announce()
-
-
-def _newest_state(records: list[Record]) -> list[Record]:
-    """Without the state records that a later one of the same batch replaces."""
-    newest = {record.key: number for number, record in enumerate(records) if record.topic is Topic.STATE}
-    return [
-        record
-        for number, record in enumerate(records)
-        if record.topic is not Topic.STATE or newest[record.key] == number
-    ]
 
 
 def _why(error: BaseException) -> str:
@@ -400,9 +366,3 @@ def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return str(error) or "a write did not end in time; its outcome is unknown"
     return explain(error)
-
-
-def _retrieve(durable: asyncio.Future[None]) -> None:
-    """A failed future that nobody awaits is no news: `lost` and `reason` tell it."""
-    if not durable.cancelled():
-        durable.exception()

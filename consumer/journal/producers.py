@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Literal
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -28,15 +27,15 @@ def build(
     *,
     transactional_id: str | None = None,
     transaction_timeout_ms: int = 60_000,
-    acks: Literal["all"] = "all",
+    batch_bytes: int = MAX_BATCH_BYTES,
 ) -> AIOKafkaProducer:
-    """A producer, not yet started."""
+    """A producer, not yet started. `batch_bytes` is the most that the topics take; a larger batch would poison it."""
     return AIOKafkaProducer(
         **connection.options(role),
-        acks=acks,
+        acks="all",
         transactional_id=transactional_id,
         transaction_timeout_ms=transaction_timeout_ms,
-        max_batch_size=MAX_BATCH_BYTES,
+        max_batch_size=min(batch_bytes, MAX_BATCH_BYTES),
         max_request_size=16 << 20,
     )
 

@@ -53,11 +53,20 @@ class ExactlyOnceWriter:
 
     writes_in_hold = True
 
-    def __init__(self, connection: KafkaConnection, names: TopicNames, partition: int, *, group: str) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        names: TopicNames,
+        partition: int,
+        *,
+        group: str,
+        batch_bytes: int = producers.MAX_BATCH_BYTES,
+    ) -> None:
         self._connection = connection
         self._names = names
         self._partition = partition
         self._group = group
+        self._batch_bytes = batch_bytes
         self._producer: AIOKafkaProducer | None = None
 
     @property
@@ -71,6 +80,7 @@ class ExactlyOnceWriter:
             f"journal-{self._partition}",
             transactional_id=self.transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            batch_bytes=self._batch_bytes,
         )
         await producers.start(self._producer, self._names)
 
@@ -100,16 +110,25 @@ class AtLeastOnceWriter:
 
     writes_in_hold = False  # a commit in a rebalance would cost the agent its membership
 
-    def __init__(self, connection: KafkaConnection, names: TopicNames, partition: int, *, commit: Commit) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        names: TopicNames,
+        partition: int,
+        *,
+        commit: Commit,
+        batch_bytes: int = producers.MAX_BATCH_BYTES,
+    ) -> None:
         self._connection = connection
         self._names = names
         self._partition = partition
         self._commit = commit
+        self._batch_bytes = batch_bytes
         self._proven_at = 0.0
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        self._producer = producers.build(self._connection, f"journal-{self._partition}", acks="all")
+        self._producer = producers.build(self._connection, f"journal-{self._partition}", batch_bytes=self._batch_bytes)
         await producers.start(self._producer, self._names)
         await self._prove({})
 

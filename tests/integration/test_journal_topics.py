@@ -15,9 +15,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from consumer.errors import SettingsError
 from consumer.journal import probe, topics
 from consumer.journal.connection import KafkaConnection
+from consumer.journal.owner import Limits
 from consumer.journal.reader import open_reader, read_partition
 from consumer.journal.topics import TopicNames
-from consumer.ports import CommandTopic, Topic
+from consumer.ports import CommandTopic, Record, Topic
+from tests.support.journal_house import house_on
 from tests.support.kafka import KafkaBroker
 
 
@@ -122,6 +124,20 @@ async def test_a_topic_that_takes_only_small_records_lowers_the_limit(connection
     report = await topics.check(connection, names)
     assert report.record_limit < 100_000
     assert "max.message.bytes is 100000" in str(report.problems[0])
+
+
+async def test_batches_stay_below_what_the_topics_take(connection: KafkaConnection, prefix: str) -> None:
+    names = TopicNames(prefix)
+    settings = topics.wanted_settings(Topic.LOGS) | {"max.message.bytes": "100000"}
+    await make(connection, NewTopic(names.name(Topic.LOGS), 1, 1, topic_configs=settings))
+    await topics.create(connection, names, 1)
+    report = await topics.check(connection, names)
+    async with house_on(connection.bootstrap_servers, prefix, "at_least_once") as house:
+        owner = house.owner(limits=Limits(record_bytes=report.record_limit))
+        await owner.open()
+        line = Record(Topic.LOGS, b"k", b"x" * 30_000)
+        await asyncio.gather(*(owner.append([line]) for _ in range(20)))
+        assert len(await house.read(Topic.LOGS, at_least=20)) == 20
 
 
 async def test_topics_of_a_broker_that_is_not_there_are_explained() -> None:

@@ -35,6 +35,7 @@ class House:
     connection: KafkaConnection
     names: TopicNames
     mode: Mode
+    rebalance_ms: int = 10_000
     owners: list[PartitionOwner] = field(default_factory=list)
 
     @property
@@ -79,6 +80,7 @@ class House:
             auto_offset_reset="earliest",
             partition_assignment_strategy=[RangePartitionAssignor],
             session_timeout_ms=10_000,
+            rebalance_timeout_ms=self.rebalance_ms,
             heartbeat_interval_ms=200,
             fetch_max_wait_ms=20,
         )

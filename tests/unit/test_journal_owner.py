@@ -279,6 +279,27 @@ async def test_without_fencing_idle_waits_for_the_write_under_way(house: House) 
     await append
 
 
+async def test_without_fencing_a_partition_is_not_taken_in_a_hold(house: House) -> None:
+    owner, writer = house.build(fencing=False)
+    owner.hold()
+    opening = asyncio.ensure_future(owner.open())
+    await never_before(opening, owner.release)
+    assert writer.started
+    assert owner.phase is Phase.ACTIVE
+
+
+async def test_without_fencing_idle_waits_for_the_claim_under_way(house: House) -> None:
+    owner, writer = house.build(fencing=False)
+    writer.stall()
+    opening = asyncio.ensure_future(owner.open())
+    await asyncio.wait_for(writer.writing.wait(), 30)
+    owner.hold()
+    await never_before(owner.idle(), writer.resume)
+    assert not opening.done()
+    owner.release()
+    await opening
+
+
 async def test_with_fencing_writes_go_on_in_a_hold(house: House) -> None:
     owner, _ = await house.opened()
     owner.hold()
