@@ -35,14 +35,14 @@ async def status(options: StatusOptions) -> int:
 
 
 async def _show(client: Client, output: Output, execution_id: str) -> int:
-    """Exit code 0 while it is not over, and where it did what it should; 1 where it ended otherwise."""
+    """Exit code 0 while it is not over, and where it did what it should; 1 where it ended otherwise or never was."""
 
     state = await client.status(execution_id)
     if output.json:
         output.document(summary(state))
     else:
         output.lines(execution.page(state, utcnow()))
-    fine = not state.over or state.status is Status.COMPLETED
+    fine = state.status is not None and (not state.over or state.status is Status.COMPLETED)
     return execute.OK if fine else execute.ENDED_OTHERWISE
 
 

@@ -179,7 +179,6 @@ async def _live(
     follower: Follower, events: AsyncGenerator[Event, None], output: Output, look: Look, outcome: Outcome
 ) -> None:
     ticks = itertools.count()
-    hint = asyncio.get_running_loop().call_later(_PATIENCE, _hint, follower, output)
 
     def picture() -> Group:
         lines = look.view.block(utcnow(), next(ticks))
@@ -192,12 +191,9 @@ async def _live(
         transient=look.silent,
         vertical_overflow="ellipsis",
     )
-    try:
-        with live:
-            async for event in events:
-                outcome.take(event, follower.state, look.answer_to)
-                assert follower.state is not None
-                look.view.observe(event, follower.state)
-            live.vertical_overflow = "visible"
-    finally:
-        hint.cancel()
+    with live:
+        async for event in events:
+            outcome.take(event, follower.state, look.answer_to)
+            assert follower.state is not None
+            look.view.observe(event, follower.state)
+        live.vertical_overflow = "visible"

@@ -11,6 +11,7 @@ from typing import Self
 
 from aiokafka import AIOKafkaProducer
 
+from consumer.client.errors import ClientError
 from consumer.client.partitions import common_count, partition_of, reaching
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
@@ -23,6 +24,8 @@ _TOPICS = {
     RollbackCommand: CommandTopic.ROLLBACK,
     ControlCommand: CommandTopic.CONTROL,
 }
+#: With some room for the record's key, headers and batch.
+MAX_BYTES = 1_000_000
 _STOP_TIMEOUT = 5.0
 _SEND_TIMEOUT = 30.0
 
@@ -81,15 +84,21 @@ class Publisher:
             await _stop(producer)
 
     async def publish(self, command: Command) -> Published:
-        """Writes the command; gives an execute command an id if it has none. Raises Unreachable."""
+        """Writes the command; gives an execute command an id if it has none. Raises Unreachable, ClientError."""
         assert self._producer is not None, "use it as a context manager"
         execution_id = command.execution_id or new_execution_id()
         command = command.model_copy(update={"execution_id": execution_id})
         topic = self._topics.name(_TOPICS[type(command)])
+        value = command.model_dump_json(exclude_defaults=True).encode()
+        if len(value) > MAX_BYTES:
+            raise ClientError(
+                f"the command has {len(value):,} bytes, and brokers take records of at most 1 MB: make the package "
+                "smaller, or let a step fetch what is large"
+            )
         async with reaching(self._connection), asyncio.timeout(_SEND_TIMEOUT):
             metadata = await self._producer.send_and_wait(
                 topic,
-                command.model_dump_json(exclude_defaults=True).encode(),
+                value,
                 key=execution_id.encode(),
                 partition=partition_of(execution_id, self._partitions),
                 headers=[("content-type", b"application/json")],

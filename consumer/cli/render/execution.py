@@ -53,7 +53,7 @@ def heading(state: ExecutionState) -> Text:
     return line
 
 
-def ending(state: ExecutionState, now: datetime) -> Text | None:
+def ending(state: ExecutionState, now: datetime, *, outputs: bool = True) -> Text | None:
     """How it stands, in one line; None before it was accepted."""
     status = state.status
     if status is None:
@@ -71,17 +71,12 @@ def ending(state: ExecutionState, now: datetime) -> Text | None:
     style = GOOD if status in _GOOD_END else WAIT if status in (*_UNDONE, Status.CANCELLED) else BAD
     line = Text("  ").append(words(status), style=style).append(_span(state))
     if status not in _GOOD_END and state.error_message:
-        line.append(f": {_failed_step(state)}{clean(state.error_message)}")
-    if outputs := step_rows.outputs_line(state):
-        line.append(f"      {outputs}")
+        line.append(f": {clean(state.error_message)}")
+    if outputs and state.outputs:
+        line.append(f"      {step_rows.outputs_line(state)}")
     if state.rollback_follows:
         line.append("   the rollback begins", style=WAIT)
     return line
-
-
-def _failed_step(state: ExecutionState) -> str:
-    step = state.error.step if state.error else None
-    return f"{clean(step, 60)}: " if step else ""
 
 
 def _span(state: ExecutionState) -> str:
@@ -133,7 +128,7 @@ def page(state: ExecutionState, now: datetime, notes: Mapping[tuple[str, str], N
 
 def _answer(state: ExecutionState, now: datetime) -> Text:
     line = Text(title(state), style=NAME)
-    how = ending(state, now)
+    how = ending(state, now, outputs=False)
     line.append("  ", style="not bold")
     if how is not None:
         line.append_text(how[len(how.plain) - len(how.plain.lstrip()) :])  # without the indent

@@ -53,7 +53,7 @@ def _step(step: StepState, width: int) -> list[Text]:
     line = Text("  ").append(sign, style=style).append(f" {clean(step.step, 40):<{width}}  ")
     line.append(f"{clean(step.adapter, 12):<6}  ", style=DIM).append(clean(told))
     detail = output.get("detail")
-    return [line, *_difference(detail if isinstance(detail, dict) else {})]
+    return [line, *_difference(detail if isinstance(detail, dict) and _changes(step) else {})]
 
 
 def _difference(detail: JsonObject) -> list[Text]:

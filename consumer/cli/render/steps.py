@@ -135,4 +135,4 @@ def _overlap(one: StepState, other: StepState) -> bool:
 
 def outputs_line(state: ExecutionState) -> str:
     """The outputs of the run in short."""
-    return f"outputs: {pairs(state.outputs.items())}" if state.outputs else ""
+    return f"outputs: {pairs(state.outputs.items())}"

@@ -52,7 +52,12 @@ class WatchView:
         """The whole picture; `tick` turns the spinner."""
         state = self.state
         if state is None:
-            return [Text(f"{_SPINNER[tick % len(_SPINNER)]} waiting for an agent to take the command", style=DIM)]
+            return [
+                Text(
+                    f"{_SPINNER[tick % len(_SPINNER)]} waiting for an agent to take the command (does one run?)",
+                    style=DIM,
+                )
+            ]
         lines = [execution.heading(state), *rows(state, now, notes=self.notes, spinner=_SPINNER[tick % len(_SPINNER)])]
         if not state.over and self._tail and state.current_step:
             lines += [Text(f"      {clean(step, 40)} │ {clean(text, 160)}", style=DIM) for step, text in self._tail]
@@ -71,7 +76,9 @@ class WatchView:
         """What is new by this event, for an output that keeps every line; call it after `observe`."""
         plain = _PLAIN.get(type(event.data))
         found = plain(self, event) if plain else []
-        if isinstance(event.data, events.ExecutionResult) and self.state is not None:
+        data = event.data
+        answers_another = isinstance(data, events.ExecutionRejected) and data.command is not None
+        if isinstance(data, events.ExecutionResult) and not answers_another:
             found = [*found, *self.closing(event.time)]
         return [*found, *_remarks(event.data)]
 
@@ -133,7 +140,8 @@ def _awaiting(view: WatchView, data: events.ExecutionAwaitingApproval) -> list[T
 @_on(events.ExecutionRollingBack)
 def _rolling_back(view: WatchView, data: events.ExecutionRollingBack) -> list[Text]:
     how = "by its own handlers" if data.mode == "handlers" else "by its undo records"
-    return [Text(f"  ↶ rolling back {how}, {data.total_steps} steps", style=WAIT)]
+    steps = "1 step" if data.total_steps == 1 else f"{data.total_steps} steps"
+    return [Text(f"  ↶ rolling back {how}, {steps}", style=WAIT)]
 
 
 @_on(events.StepStarted)
