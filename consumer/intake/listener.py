@@ -231,11 +231,11 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         lane.release()
 
     def _open(self, number: int) -> None:
-        membership = GroupMembership(self._consumer, self._names, number)
         lane = Lane(
             number,
             supervisor=self._supervisor,
-            new_owner=lambda: self._factory.owner(number, membership),
+            # A membership for each owner: it is bound to the member id that the agent has when the owner begins.
+            new_owner=lambda: self._factory.owner(number, GroupMembership(self._consumer, self._names, number)),
             source=self,
             max_bytes=self._options.max_command_bytes,
         )
