@@ -213,7 +213,6 @@ class ExecutionCancelling(ExecutionEvent):
     cause: CancelCause
     requested_by: str | None = None
     reason: str | None = None
-    rollback_dry_run: bool = False
     source: Source | None = None
 
 

@@ -69,7 +69,6 @@ class Cancel(BaseModel):
     cause: events.CancelCause
     requested_by: str | None = None
     reason: str | None = None
-    rollback_dry_run: bool = False
 
 
 class RollbackState(BaseModel):
@@ -249,7 +248,6 @@ def _cancelling(state: ExecutionState, data: events.ExecutionCancelling, time: d
             cause=data.cause,
             requested_by=data.requested_by,
             reason=data.reason,
-            rollback_dry_run=data.rollback_dry_run,
         )
     }
 

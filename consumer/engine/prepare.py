@@ -96,7 +96,7 @@ def decide(state: ExecutionState, checked: Checked, execution: Execution, servic
     """What the check leads to."""
     now = execution.now()
     if checked.package is None or checked.errors:
-        errors = checked.errors
+        errors = answers.bounded(checked.errors)
         return [
             events.CommandRejected(command="execute", errors=errors, requested_by=state.requested_by),
             answers.rejection(state, errors, now=now, code="invalid"),
@@ -104,7 +104,8 @@ def decide(state: ExecutionState, checked: Checked, execution: Execution, servic
     if state.validate_only:
         fields = answers.result_fields(state, now)
         fields["total_steps"] = len(checked.package.spec.handlers)
-        return [events.ExecutionCompleted(**fields, validate_only=True, warnings=checked.warnings)]
+        warnings = answers.bounded(checked.warnings)
+        return [events.ExecutionCompleted(**fields, validate_only=True, warnings=warnings)]
     if _must_wait(state, checked.package):
         if state.status is Status.AWAITING_APPROVAL:
             return []
@@ -122,7 +123,7 @@ def decide(state: ExecutionState, checked: Checked, execution: Execution, servic
 def start(package: WorkflowPackage, warnings: tuple[Problem, ...] = ()) -> events.ExecutionStarted:
     """The event that begins the run."""
     steps = program.run_program(package).planned()
-    return events.ExecutionStarted(steps=steps, total_steps=len(steps), warnings=warnings)
+    return events.ExecutionStarted(steps=steps, total_steps=len(steps), warnings=answers.bounded(warnings))
 
 
 def _must_wait(state: ExecutionState, package: WorkflowPackage) -> bool:

@@ -48,7 +48,7 @@ def advance(state: ExecutionState, package: WorkflowPackage, steps: Program, now
     if state.status is Status.ROLLING_BACK:
         return _rolling_back(state, steps, now)
     if state.rollback_follows:  # its announcement became durable without its beginning
-        return Decision(drafts=[answers.rolling_back(state, package, trigger="automatic")])
+        return Decision(drafts=[_rollback_begins(state, package)])
     return Decision()
 
 
@@ -64,10 +64,13 @@ def _waiting(state: ExecutionState, now: datetime) -> Decision:
 
 
 def _running(state: ExecutionState, package: WorkflowPackage, steps: Program, now: datetime) -> Decision:
+    stopping = attempts.stopping(state, "run")
+    if not stopping and all(step.status.settled for step in state.steps.values()):
+        return Decision(complete=True)
     if state.cancel is None and state.deadline is not None and now >= state.deadline:
         return Decision(drafts=[events.ExecutionCancelling(cause="deadline", reason="its deadline passed")])
     running = tuple(name for name, step in state.steps.items() if step.status is StepStatus.RUNNING)
-    if attempts.stopping(state, "run"):
+    if stopping:
         cancelled = _cancel_retrying(state.steps, "the execution is being stopped", dry_run=state.dry_run)
         if cancelled:
             return Decision(drafts=cancelled)
@@ -75,8 +78,6 @@ def _running(state: ExecutionState, package: WorkflowPackage, steps: Program, no
             stop = running if state.cancel is not None else ()
             return Decision(stop=stop, wake_at=state.deadline if state.cancel is None else None)
         return Decision(drafts=_end(state, package, now))
-    if all(step.status.settled for step in state.steps.values()):
-        return Decision(complete=True)
     return _next_steps(state, state.steps, steps, now, state.deadline)
 
 
@@ -161,11 +162,15 @@ def _end(state: ExecutionState, package: WorkflowPackage, now: datetime) -> list
     """The run ends without being complete; its rollback begins in the same moment where there is one."""
     cancel = state.cancel
     forced = cancel is not None and cancel.cause == "rollback"
-    follows = forced or program.rolls_back_by_itself(package, state)
+    means = program.can_undo(package, state)
+    follows = (forced and means) or program.rolls_back_by_itself(package, state)
     drafts: list[EventData] = []
     if cancel is not None and cancel.cause != "deadline":
         by = f" by {cancel.requested_by}" if cancel.requested_by else ""
-        failure = Failure(type="cancelled", message=f"cancelled{by}" + (f": {cancel.reason}" if cancel.reason else ""))
+        message = f"cancelled{by}" + (f": {cancel.reason}" if cancel.reason else "")
+        if forced and not means:
+            message += "; nothing is undone: it left no undo records and its package has no rollback handlers"
+        failure = Failure(type="cancelled", message=message)
         drafts.append(
             events.ExecutionCancelled(
                 **answers.result_fields(state, now),
@@ -179,17 +184,17 @@ def _end(state: ExecutionState, package: WorkflowPackage, now: datetime) -> list
     else:
         drafts.append(_failed(state, _cause(state), now, follows=follows))
     if follows:
-        drafts.append(
-            answers.rolling_back(
-                state,
-                package,
-                trigger="command" if forced else "automatic",
-                requested_by=cancel.requested_by if cancel and forced else None,
-                reason=cancel.reason if cancel and forced else None,
-                dry_run=cancel.rollback_dry_run if cancel and forced else False,
-            )
-        )
+        drafts.append(_rollback_begins(state, package))
     return drafts
+
+
+def _rollback_begins(state: ExecutionState, package: WorkflowPackage) -> EventData:
+    cancel = state.cancel
+    if cancel is None or cancel.cause != "rollback":
+        return answers.rolling_back(state, package, trigger="automatic")
+    return answers.rolling_back(
+        state, package, trigger="command", requested_by=cancel.requested_by, reason=cancel.reason
+    )
 
 
 def _cause(state: ExecutionState) -> Failure:

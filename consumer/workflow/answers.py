@@ -18,6 +18,9 @@ from schemas.failure import Failure, Problem
 from schemas.wpk import WorkflowPackage
 
 Drafts = list[EventData]
+#: What is told of problems must fit into a record, several times: so many of them, so many characters in all.
+MAX_PROBLEMS, MAX_PROBLEM_TEXT = 100, 60_000
+_MAX_PATH, _MAX_MESSAGE, _MAX_NAME = 300, 1000, 128
 
 
 def execute(
@@ -38,8 +41,9 @@ def execute(
                 command="execute", status=state.status, requested_by=command.requested_by, source=source
             )
         ]
+    before = "was already accepted with other content and" if state.command_digest else "was refused before:"
     message = (
-        f"execution {state.execution_id} was already accepted with other content and is {state.status}; "
+        f"execution {state.execution_id} {before} is {state.status}; "
         "an id names one request for ever: send this one under a new execution_id"
     )
     return refuse(state, Asked.of(command), [Problem(path="execution_id", message=message)], source=source, now=now)
@@ -75,7 +79,33 @@ def package_names(package: dict[str, JsonValue] | None) -> tuple[str | None, str
     metadata = package.get("metadata") if package else None
     found = metadata if isinstance(metadata, dict) else {}
     name, version = found.get("name"), found.get("version")
-    return (name if isinstance(name, str) else None), (version if isinstance(version, str) else None)
+    return (
+        name[:_MAX_NAME] if isinstance(name, str) else None,
+        version[:_MAX_NAME] if isinstance(version, str) else None,
+    )
+
+
+def bounded(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems as they can be told: not too many, none too long, and how many more there are."""
+    kept: list[Problem] = []
+    left = MAX_PROBLEM_TEXT
+    for problem in problems[:MAX_PROBLEMS]:
+        short = problem.model_copy(
+            update={"path": _cut(problem.path, _MAX_PATH), "message": _cut(problem.message, _MAX_MESSAGE)}
+        )
+        left -= len(short.path) + len(short.message)
+        if left < 0:
+            break
+        kept.append(short)
+    more = len(problems) - len(kept)
+    if more:
+        severity = "error" if any(problem.severity == "error" for problem in problems[len(kept) :]) else "warning"
+        kept.append(Problem(path="", message=f"and {more} more", severity=severity))
+    return tuple(kept)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +143,7 @@ def refuse(
     command that it answers, and the execution stands as it was.
     """
     own_end = asked.kind == "execute" and (state is None or state.status is None)
-    errors = tuple(problems)
+    errors = bounded(problems)
     return [
         events.CommandRejected(
             workflow_id=asked.workflow_id,
@@ -144,13 +174,14 @@ def rejection(
     code: str = "rejected",
 ) -> events.ExecutionRejected:
     """The result with status `rejected`."""
-    message = "; ".join(str(error) for error in errors)
+    errors = bounded(errors)
+    message = _cut("; ".join(str(error) for error in errors), 4 * _MAX_MESSAGE)
     return events.ExecutionRejected(
         workflow_name=state.workflow_name if state else None,
         completed_at=now,
         error=Failure(type=code, message=message),
         error_message=message,
-        errors=tuple(errors),
+        errors=errors,
         command=command,
         requested_by=requested_by or (state.requested_by if state else None),
         approved_by=state.approved_by if state else None,
@@ -182,9 +213,9 @@ def _approve(state: ExecutionState, command: ControlCommand, source: Source, now
         return [_duplicate(state, command, source)]
     if state.status is not Status.AWAITING_APPROVAL:
         return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
-    if command.requested_by is None:
+    if not command.requested_by:
         return "an approval must say by whom it is: give requested_by"
-    if command.requested_by == state.requested_by:
+    if command.requested_by.casefold() == (state.requested_by or "").casefold():
         return f"{command.requested_by} asked for this execution and can't approve it; somebody else must"
     if state.approval_expires_at is not None and now >= state.approval_expires_at:
         return "the time for an approval is over"
@@ -255,7 +286,6 @@ def rollback(
                 cause="rollback",
                 requested_by=command.requested_by,
                 reason=command.reason,
-                rollback_dry_run=command.dry_run,
                 source=source,
             )
         ]
@@ -275,14 +305,15 @@ def rollback(
 def _why_not(state: ExecutionState, command: RollbackCommand, package: WorkflowPackage | None) -> str | None:
     name, status = f"execution {state.execution_id}", state.status
     spec = package.spec if package else None
-    means = bool(state.undo or (spec and spec.rollback.handlers))
+    means = package is not None and program.can_undo(package, state)
+    asked = state.cancel is not None and state.cancel.cause == "rollback" and status is Status.RUNNING
     unstarted = (Status.PENDING, Status.AWAITING_APPROVAL, Status.REJECTED)
     reasons = (
         (
             state.dry_run or state.validate_only,
             f"{name} was a dry run: it changed nothing, so there is nothing to undo",
         ),
-        (status is Status.ROLLING_BACK or state.rollback_follows, f"{name} is being rolled back already"),
+        (status is Status.ROLLING_BACK or state.rollback_follows or asked, f"{name} is being rolled back already"),
         (status is Status.ROLLED_BACK, f"{name} was rolled back already"),
         (status in unstarted, f"{name} is {status}: nothing of it ran, so there is nothing to undo"),
         (
@@ -292,6 +323,10 @@ def _why_not(state: ExecutionState, command: RollbackCommand, package: WorkflowP
         (
             status is Status.RUNNING and not command.force,
             f"{name} still runs; cancel it first, or send the command with force, which cancels it",
+        ),
+        (
+            status is Status.RUNNING and command.dry_run,
+            f"{name} still runs, and a dry run may not cancel it; cancel it first",
         ),
         (
             spec is not None and not spec.safety.rollback_enabled and not command.force,
@@ -348,8 +383,8 @@ def result_fields(state: ExecutionState, now: datetime) -> dict[str, object]:
     return {
         "workflow_name": state.workflow_name,
         "started_at": state.started_at,
-        "completed_at": now,
-        "duration": round((now - begin).total_seconds(), 3) if begin else None,
+        "completed_at": max(now, begin) if begin else now,
+        "duration": max(0.0, round((now - begin).total_seconds(), 3)) if begin else None,
         "steps": reports,
         "wpk_digest": state.wpk_digest,
         "requested_by": state.requested_by,

@@ -11,6 +11,7 @@ from typing import Protocol
 import jsonschema
 from jsonschema.validators import validator_for
 from pydantic import JsonValue, ValidationError
+from referencing import Registry
 
 from consumer.workflow import conditions, graph, values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, Unknown
@@ -19,6 +20,10 @@ from schemas.problems import problems_of
 from schemas.wpk import Handler, WorkflowPackage, unknown_fields
 
 JsonObject = dict[str, JsonValue]
+#: Of one list.
+MAX_STEPS = 1000
+#: All steps stand in the state's head, which is one record (bytes).
+_MAX_HEAD, _STEP_OVERHEAD = 400_000, 200
 
 
 class Checks(Protocol):
@@ -69,6 +74,8 @@ def check_package(
         package = WorkflowPackage.model_validate(document)
     except ValidationError as error:
         return Checked(package=None, problems=tuple(problems_of(error, WorkflowPackage)))
+    if too_large := _too_large(package):
+        return Checked(package=package, problems=(too_large,))
     problems = list(unknown_fields(package))
     problems += _notes(package)
     if workflow_id is not None and workflow_id not in (package.workflow_id, package.metadata.name):
@@ -83,6 +90,28 @@ def check_package(
         known = {**dict.fromkeys(names, UNKNOWN), **merged}
     problems += _Handlers(package, adapters, known, environment or {}).problems()
     return Checked(package=package, parameters=merged, problems=tuple(problems))
+
+
+def _too_large(package: WorkflowPackage) -> Problem | None:
+    """What is wrong where the steps would not fit into the record that tells how they stand."""
+    spec = package.spec
+    for path, handlers in (("spec.handlers", spec.handlers), ("spec.rollback.handlers", spec.rollback.handlers)):
+        if len(handlers) > MAX_STEPS:
+            message = f"{len(handlers)} steps, and at most {MAX_STEPS} are possible; split the package"
+            return Problem(path=path, message=message)
+    lists = (spec.handlers, spec.rollback.handlers or spec.handlers)
+    size = sum(
+        _STEP_OVERHEAD + 2 * len(handler.name) + len(handler.type) + sum(len(need) + 3 for need in handler.needs)
+        for handlers in lists
+        for handler in handlers
+    )
+    if size <= _MAX_HEAD:
+        return None
+    message = (
+        f"its steps take {size} bytes where how they stand is kept, and at most {_MAX_HEAD} are possible; use fewer "
+        "steps, shorter names or fewer needs"
+    )
+    return Problem(path="spec.handlers", message=message)
 
 
 def _notes(package: WorkflowPackage) -> Iterator[Problem]:
@@ -108,9 +137,11 @@ def with_defaults(package: WorkflowPackage, given: JsonObject | None) -> tuple[J
     merged = dict(given or {})
     if schema is None:
         return merged, []
-    validator = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
+        validator = validator_for(schema, default=jsonschema.Draft202012Validator)
         validator.check_schema(schema)
+    except (TypeError, RecursionError) as error:
+        return merged, [Problem(path="spec.parameters", message=f"no valid JSON Schema: {str(error)[:200]}")]
     except jsonschema.SchemaError as error:
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
         return merged, [Problem(path=f"spec.parameters{where}", message=f"no valid JSON Schema: {error.message[:200]}")]
@@ -121,9 +152,14 @@ def with_defaults(package: WorkflowPackage, given: JsonObject | None) -> tuple[J
     if given is None:
         return merged, []
     problems = []
-    for found in validator(schema).iter_errors(merged):
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found.absolute_path)
-        problems.append(Problem(path=f"parameters{path}", message=found.message[:300]))
+    try:
+        # An empty registry: a schema may not make the agent fetch others.
+        for found in validator(schema, registry=Registry()).iter_errors(merged):
+            path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found.absolute_path)
+            problems.append(Problem(path=f"parameters{path}", message=found.message[:300]))
+    except Exception as error:  # a reference that leads nowhere or to itself, a pattern that is none
+        why = f"it can't be applied: {type(error).__name__}: {str(error)[:200]}"
+        problems.append(Problem(path="spec.parameters", message=why))
     return merged, problems
 
 
@@ -181,6 +217,9 @@ class _Handlers:
             yield Problem(path=f"{here}.type", message=message)
         else:
             yield from (problem.under(f"{here}.config") for problem in adapter.check(dict(handler.config), scope))
+        if handler.timeout == 0:
+            message = "a timeout of 0 ends every attempt at once; leave it out for the agent's default"
+            yield Problem(path=f"{here}.timeout", message=message)
         if handler.when is None:
             return
         try:

@@ -69,4 +69,9 @@ def rolls_back_by_itself(package: WorkflowPackage, state: ExecutionState) -> boo
     spec = package.spec
     wanted = spec.safety.rollback_enabled and spec.rollback.enabled and not state.dry_run
     began = any(step.attempt for step in state.steps.values())
-    return wanted and began and bool(spec.rollback.handlers or state.undo)
+    return wanted and began and can_undo(package, state)
+
+
+def can_undo(package: WorkflowPackage, state: ExecutionState) -> bool:
+    """Whether there is anything to undo with: rollback handlers, or undo records."""
+    return bool(package.spec.rollback.handlers or state.undo)
