@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable
@@ -11,7 +12,7 @@ from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from consumer.client.partitions import common_count, partition_of, reaching
+from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.client.publish import Published
 from consumer.client.trails import PatientTrail
 from consumer.journal.connection import KafkaConnection
@@ -62,6 +63,10 @@ class Follower:
         return self._trail.state
 
     async def __aenter__(self) -> Self:
+        number = self._partition
+        if number is None:
+            number = partition_of(self.execution_id, await count_partitions(self._connection, self._topics))
+        self._places = [TopicPartition(topic, number) for topic in self._topics]
         consumer = AIOKafkaConsumer(
             **self._connection.options("follower"),
             group_id=None,
@@ -76,6 +81,7 @@ class Follower:
                 await consumer.start()
                 await self._place(consumer)
         except BaseException:
+            await asyncio.sleep(0)  # a task of the consumer that has not begun yet would make its stop raise
             await consumer.stop()
             raise
         self._consumer = consumer
@@ -89,9 +95,6 @@ class Follower:
             await consumer.stop()
 
     async def _place(self, consumer: AIOKafkaConsumer) -> None:
-        count = common_count(consumer.partitions_for_topic, self._topics)
-        number = partition_of(self.execution_id, count) if self._partition is None else self._partition
-        self._places = [TopicPartition(topic, number) for topic in self._topics]
         consumer.assign(self._places)
         if self._since == "beginning":
             await consumer.seek_to_beginning(*self._places)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
 from aiokafka.partitioner import murmur2
 
 from consumer.client.errors import ClientError, Unreachable
@@ -20,13 +21,20 @@ def partition_of(execution_id: str, partitions: int) -> int:
     return (int(murmur2(execution_id.encode())) & _SIGN) % partitions
 
 
-def common_count(lookup: Callable[[str], Collection[int] | None], topics: Iterable[str]) -> int:
-    """The number of partitions that all those topics have. Raises ClientError where one is missing or differs.
+async def count_partitions(connection: KafkaConnection, topics: Iterable[str]) -> int:
+    """The number of partitions that all those topics have. Raises Unreachable, and ClientError where one is missing or
+    they differ.
 
-    `lookup` gives what a client learned when it connected: it then asks for all topics, while asking for one by its
-    name may create it.
+    All topics of the cluster are asked for: asking for one by its name creates it on some brokers.
     """
-    counts = {topic: len(lookup(topic) or ()) for topic in topics}
+    async with reaching(connection):
+        client = AIOKafkaClient(**connection.options("client"), request_timeout_ms=10_000)
+        try:
+            await client.bootstrap()
+            cluster = await client.fetch_all_metadata()
+        finally:
+            await client.close()
+    counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
     missing = [topic for topic, count in counts.items() if not count]
     if missing:
         noun = "topic" if len(missing) == 1 else "topics"

@@ -12,7 +12,7 @@ from typing import Self
 from aiokafka import AIOKafkaProducer
 
 from consumer.client.errors import ClientError
-from consumer.client.partitions import common_count, partition_of, reaching
+from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import CommandTopic
@@ -62,14 +62,14 @@ class Publisher:
         self._partitions = 0
 
     async def __aenter__(self) -> Self:
+        names = [self._topics.name(topic) for topic in CommandTopic]
+        self._partitions = await count_partitions(self._connection, names)
         producer = AIOKafkaProducer(
             **self._connection.options("publisher"), acks="all", request_timeout_ms=10_000, max_request_size=1 << 20
         )
         try:
             async with reaching(self._connection):
                 await producer.start()
-            lookup = producer.client.cluster.partitions_for_topic
-            self._partitions = common_count(lookup, [self._topics.name(topic) for topic in CommandTopic])
         except BaseException:
             await _stop(producer)
             raise

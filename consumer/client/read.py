@@ -9,11 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from aiokafka.client import AIOKafkaClient
-
 from consumer.client.errors import ClientError, UnknownExecution
 from consumer.client.follow import EVENT_TOPICS, decoded
-from consumer.client.partitions import common_count, partition_of, reaching
+from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.client.trails import PatientTrail
 from consumer.journal import lineage
 from consumer.journal.connection import KafkaConnection
@@ -65,17 +63,6 @@ class Listing:
 
     executions: list[ExecutionState]
     unreadable: int
-
-
-async def count_partitions(connection: KafkaConnection, topics: Iterable[str]) -> int:
-    """The number of partitions that those topics have. Raises ClientError, Unreachable."""
-    async with reaching(connection):
-        client = AIOKafkaClient(**connection.options("reader"), request_timeout_ms=10_000)
-        try:
-            await client.bootstrap()
-            return common_count(client.cluster.partitions_for_topic, topics)
-        finally:
-            await client.close()
 
 
 async def read_states(
