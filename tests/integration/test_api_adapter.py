@@ -16,7 +16,7 @@ import trustme
 
 from consumer.adapters import api
 from consumer.adapters.api import failures, wire
-from consumer.adapters.api.body import MAX_KEPT, MAX_READ
+from consumer.adapters.api.body import MAX_KEPT, MAX_PIECES, MAX_READ
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject
 from tests.support import http_server
@@ -297,6 +297,68 @@ async def test_endless_headers_are_refused(adapter: api.ApiAdapter, server: http
     await until(server, "/endless-headers")
 
 
+async def test_endless_interim_answers_are_refused(adapter: api.ApiAdapter, server: http_server.Server) -> None:
+    async def never_final(exchange: http_server.Exchange) -> None:
+        while True:
+            await exchange.send(b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"x" * 10_000 + b">\r\n\r\n")
+
+    server.route("/early", never_final)
+    error = await failure(adapter, {"url": server.url("/early"), "timeout": "60s"})
+    assert error.code == "bad_answer"
+    assert "no end" in str(error)
+    await until(server, "/early")
+
+
+async def test_a_body_in_tiny_pieces_is_cut_and_lets_others_work_meanwhile(
+    adapter: api.ApiAdapter, server: http_server.Server
+) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def crumbs(exchange: http_server.Exchange) -> None:
+        await exchange.head(200, {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
+        while True:
+            await exchange.send(b"1\r\n.\r\n" * 10_000)
+
+    server.route("/crumbs", crumbs)
+    counting = asyncio.create_task(count())
+    try:
+        output = await run(adapter, {"url": server.url("/crumbs"), "timeout": "100s"})
+    finally:
+        counting.cancel()
+        await asyncio.wait([counting])
+    assert output["truncated"] is True
+    assert turns > MAX_PIECES // 100  # those that come in one read are not all taken in before others get their turn
+
+
+async def test_headers_without_number_are_kept_up_to_the_limit(
+    adapter: api.ApiAdapter, server: http_server.Server
+) -> None:
+    async def many(exchange: http_server.Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 20_000 + b"Content-Length: 0\r\n\r\n")
+
+    server.route("/many", many)
+    output = await run(adapter, {"url": server.url("/many"), "timeout": "60s"})
+    assert len(str(output["headers"])) < 20_000
+
+
+async def test_a_server_that_switches_protocols_unasked_is_refused(
+    adapter: api.ApiAdapter, server: http_server.Server
+) -> None:
+    async def switch(exchange: http_server.Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nhello")
+        await exchange.gone()
+
+    server.route("/switch", switch)
+    error = await failure(adapter, {"url": server.url("/switch"), "expected_status": 101, "timeout": "60s"})
+    assert error.code == "bad_answer"
+
+
 async def test_an_endless_body_is_read_to_the_limit_and_marked(
     adapter: api.ApiAdapter, server: http_server.Server
 ) -> None:
@@ -392,6 +454,11 @@ async def test_no_error_of_the_http_library_gets_out(adapter: api.ApiAdapter, se
             raise kind("x" * 1000)
         assert isinstance(told.value.__cause__, httpx.TransportError)
         assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("host", ["xn--a.invalid", "xn--i-7iq.invalid"])
+async def test_an_odd_international_name_is_asked_of_dns_like_any_other(adapter: api.ApiAdapter, host: str) -> None:
+    assert (await failure(adapter, {"url": f"http://{host}/"})).code == "dns"
 
 
 async def test_a_name_too_long_for_dns_is_an_error_of_the_package(adapter: api.ApiAdapter) -> None:

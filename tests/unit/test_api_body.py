@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.adapters.api.body import MAX_KEPT, MAX_READ, BadBody, Intake, parse_json, read_body
+from consumer.adapters.api.body import MAX_KEPT, MAX_PIECES, MAX_READ, BadBody, Intake, parse_json, read_body
 
 JSON = "application/json"
 
@@ -54,6 +54,22 @@ def test_compressed_blocks_that_give_nothing_do_not_go_on_for_ever() -> None:
             break
     assert intake.full
     assert intake.received < 2 * MAX_READ
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_a_body_in_countless_small_pieces_is_cut(encoding: str) -> None:
+    data = b"a" * MAX_PIECES
+    packed = gzip.compress(data, compresslevel=0) if encoding else data
+    intake = take(packed, encoding, chunk=1)
+    assert intake.full
+    assert intake.pieces == MAX_PIECES
+    assert data.startswith(intake.finish())
+
+
+@pytest.mark.parametrize("chunk", [1, 65536])
+def test_what_follows_a_compressed_body_is_neither_dropped_in_silence_nor_collected(chunk: int) -> None:
+    with pytest.raises(BadBody, match="follows"):
+        take(gzip.compress(b"one") + gzip.compress(b"two"), "gzip", chunk)
 
 
 @pytest.mark.parametrize("data", [b"this is not gzip", gzip.compress(b"whole" * 100)[:-9]])

@@ -70,6 +70,14 @@ def test_the_method_changes_as_browsers_do_it(status: int, method: str, after: s
         ("http://api.example/", "not encrypted"),
         ("file:///etc/passwd", "scheme"),
         ("gopher://x/", "scheme"),
+        ("https://api.example:99999/", "port 99999"),
+        ("https://api.example:-1/", "port -1"),
+        ("https://[fe80::1%25eth0]/", "no host"),
+        ("https://a%0d%0ab/", "no host"),
+        ("//\\evil.example/", "no host"),
+        ("https://a\nb/", "no URL"),
+        ("https://[::1", "no URL"),
+        ("/" + "x" * 9000, "longer"),
     ],
 )
 def test_a_redirect_to_something_worse_is_refused(location: str, why: str) -> None:
@@ -81,6 +89,18 @@ def test_a_redirect_to_something_worse_is_refused(location: str, why: str) -> No
 def test_a_payload_is_not_sent_on_to_another_origin() -> None:
     with pytest.raises(PermanentError, match=r"other\.example, and would get the payload"):
         redirected(request("POST", content=b"secret"), 307, "https://other.example/")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_change_is_not_made_at_an_origin_that_only_the_server_names(method: str, content: bytes | None) -> None:
+    with pytest.raises(PermanentError, match=rf"other\.example, and a {method} may change it"):
+        redirected(request(method, content=content), 307, "https://other.example/")
+
+
+@pytest.mark.parametrize("host", ["xn--a", "xn--i-7iq.example"])
+def test_a_name_that_the_rules_for_international_names_refuse_is_a_name_all_the_same(host: str) -> None:
+    assert redirected(request(), 302, f"https://{host}/").host == host
 
 
 def test_a_request_is_named_without_its_query() -> None:

@@ -45,6 +45,11 @@ def filled(template: str, **values: JsonValue) -> str | None:
         ("https://host/?${query}", {"query": "a=1&b=2"}, "https://host/?a=1&b=2"),
         ("https://${user}:${word}@host/", {"user": "eve", "word": "p@s/s"}, "https://eve:p%40s%2Fs@host/"),
         ("https://host/$${x}/${x}", {"x": "y"}, "https://host/${x}/y"),
+        ("http://web.${domain}:80/", {"domain": "a.svc"}, "http://web.a.svc:80/"),
+        ("http://web-${n}/", {"n": 3}, "http://web-3/"),
+        ("http://host${port}/", {"port": ":8080"}, "http://host:8080/"),
+        ("http://eve@${host}/", {"host": "a.example"}, "http://eve@a.example/"),
+        ("http://${a}${b}.svc/", {"a": "x", "b": ".y"}, "http://x.y.svc/"),
     ],
 )
 def test_a_value_stands_in_its_place_encoded_as_that_place_asks(
@@ -58,6 +63,9 @@ def test_a_value_stands_in_its_place_encoded_as_that_place_asks(
     [
         ("https://api.example${v}", "@evil.example/"),
         ("https://api.example${v}", "/../x"),
+        ("https://api.example${v}", ".evil.example"),
+        ("https://api.example${v}/x", "-x.evil.example:443"),
+        ("https://api.example${v}:8443/", ".evil.example"),
         ("https://${v}.api.example/", "evil.example/?"),
         ("https://${v}.api.example/", "evil.example#"),
         ("https://${v}/x", "user@evil.example"),

@@ -22,8 +22,7 @@ from consumer.ports import JsonObject, Plan, StepContext
 from schemas.scalars import format_duration
 
 MAX_REDIRECTS = 3
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1
-_IDEMPOTENT = _SAFE | {"PUT", "DELETE"}  # RFC 9110, 9.2.2
+_IDEMPOTENT = message.SAFE | {"PUT", "DELETE"}  # RFC 9110, 9.2.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEY = "Idempotency-Key"
 
@@ -67,7 +66,7 @@ class ApiAction:
             detail["expect"] = self.expectation.text
         if note is not None:
             detail["note"] = note
-        return Plan(summary=str(request), changes=request.method not in _SAFE, detail=detail)
+        return Plan(summary=str(request), changes=request.method not in message.SAFE, detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
         """Sends the request, and judges the answer by `expected_status` and `expect`."""
@@ -79,7 +78,7 @@ class ApiAction:
             if not deadline.expired():
                 raise
             limit = format_duration(self.config.timeout or 0.0)
-            unsure = "" if request.method in _SAFE else "; whether the server acted is not known"
+            unsure = "" if request.method in message.SAFE else "; whether the server acted is not known"
             raise TemporaryError(f"no complete answer within {limit} from {request}{unsure}", code="timeout") from error
         duration = round(time.monotonic() - begin, 3)
         body = read_body(answer.body, complete=answer.complete, content_type=answer.headers.get("content-type", ""))

@@ -14,6 +14,8 @@ MAX_READ = 1024 * 1024
 """Bytes of a body that are read, decompressed; what is beyond is not."""
 MAX_KEPT = 64 * 1024
 """Bytes of a body that become part of the step's output, and so of the execution's state."""
+MAX_PIECES = 64 * 1024
+"""Pieces of a body that are read: each costs far more than its bytes where a server sends them one by one."""
 _MAX_DEPTH = 64
 _MAX_SAFE = 2**53
 
@@ -39,24 +41,28 @@ class Intake:
         self._inflate = zlib.decompressobj(wbits) if wbits is not None else None
         self._data = bytearray()
         self.received = 0
+        self.pieces = 0
         self.full = False
 
     def feed(self, chunk: bytes) -> None:
         """Raises BadBody. Once `full`, there is no use in feeding more."""
         self.received += len(chunk)
+        self.pieces += 1
         room = MAX_READ - len(self._data)
         if self._inflate is None:
             self._data += chunk[:room]
-            self.full = len(chunk) > room
+            self.full = len(chunk) > room or self.pieces >= MAX_PIECES
             return
         try:
             # One byte more than there is room for, so that a body of just that size is not called cut.
             piece = self._inflate.decompress(chunk, room + 1)
         except zlib.error as error:
             raise BadBody(f"the body can't be decompressed: {error}") from error
+        if self._inflate.unused_data:
+            raise BadBody("something follows the end of the compressed body")
         self._data += piece[:room]
         # Compressed bytes that give nothing are bounded as well: empty blocks can be sent for ever.
-        self.full = len(piece) > room or self.received > MAX_READ + 65536
+        self.full = len(piece) > room or self.received > MAX_READ + 65536 or self.pieces >= MAX_PIECES
 
     def finish(self) -> bytes:
         """The body. Raises BadBody where the compressed data ended too early."""
@@ -95,7 +101,7 @@ def read_body(raw: bytes, *, complete: bool, content_type: str) -> Body:
         except ValueError as error:
             note = f"the body is not the JSON that it is said to be ({error}); it is taken as text"
             if not complete:
-                note = f"the body is longer than {MAX_READ // 1024} KiB; its beginning is taken as text"
+                note = "the body was not read to its end; its beginning is taken as text"
         else:
             fits = len(raw) <= MAX_KEPT or len(_compact(value)) <= MAX_KEPT
             return Body(value=value, kept=value if fits else _cut(text), truncated=not fits)

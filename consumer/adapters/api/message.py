@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import httpx
 
+from consumer.adapters.api.urls import parse_url
 from consumer.errors import PermanentError
 
 #: Names of headers and query parameters whose values are credentials, declared as secrets or not.
@@ -18,6 +19,7 @@ MASK = "***"
 #: What may go along to another origin: none of these can hold a credential.
 _NEUTRAL = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1
 
 
 def masked(name: str, value: str) -> str:
@@ -37,6 +39,11 @@ class Request:
     def __str__(self) -> str:
         """`GET http://host/path`; a query is only hinted at, as it may hold what is not for every eye."""
         return f"{self.method} {self.url.copy_with(query=None, fragment=None)}{'?…' if self.url.query else ''}"
+
+    @property
+    def host(self) -> str:
+        """As it goes over the wire. httpx's own `host` decodes international names, and fails on some that exist."""
+        return self.url.raw_host.decode("ascii")
 
     @property
     def port(self) -> int:
@@ -79,27 +86,29 @@ def redirected(request: Request, status: int, location: str) -> Request:
     Raises PermanentError where following would send credentials or a payload where the package did not say.
     """
     try:
-        url = request.url.join(location)
-    except (httpx.InvalidURL, ValueError) as error:
+        url = parse_url(str(request.url.join(location)))
+    except httpx.InvalidURL as error:
         raise _refused(request, "its target is no URL") from error
-    if url.scheme not in _DEFAULT_PORTS or not url.host:
-        raise _refused(request, f'its target has the scheme "{url.scheme[:20]}"')
-    if request.url.scheme == "https" and url.scheme == "http":
-        raise _refused(request, f"its target {url.host} is not encrypted")
+    except ValueError as error:
+        raise _refused(request, f"its target {str(error).partition(';')[0]}") from error
     url = url.copy_with(userinfo=b"", fragment=None)
     follow = replace(request, url=url, headers=tuple(pair for pair in request.headers if pair[0].lower() != "host"))
+    if request.url.scheme == "https" and url.scheme == "http":
+        raise _refused(request, f"its target {follow.host} is not encrypted")
     if (status == 303 and request.method != "HEAD") or (status in (301, 302) and request.method == "POST"):
         kept = tuple(pair for pair in follow.headers if not pair[0].lower().startswith("content-"))
         follow = replace(follow, method="GET", content=None, headers=kept)
     if _same_origin(request, follow):
         return follow
-    if follow.content is not None:
-        raise _refused(request, f"its target is another origin, {url.host}, and would get the payload")
+    if follow.content:
+        raise _refused(request, f"its target is another origin, {follow.host}, and would get the payload")
+    if follow.method not in SAFE:
+        raise _refused(request, f"its target is another origin, {follow.host}, and a {follow.method} may change it")
     return replace(follow, headers=tuple(pair for pair in follow.headers if pair[0].lower() in _NEUTRAL))
 
 
 def _same_origin(before: Request, after: Request) -> bool:
-    if before.url.host != after.url.host:
+    if before.host != after.host:
         return False
     upgraded = (before.url.scheme, before.port, after.url.scheme, after.port) == ("http", 80, "https", 443)
     return upgraded or (before.url.scheme, before.port) == (after.url.scheme, after.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.cookiejar
 import importlib.metadata
@@ -22,6 +23,8 @@ from consumer.errors import TemporaryError
 
 _MAX_HEADERS = 16 * 1024
 """Characters of the answer's headers that are kept."""
+_PIECES_AT_ONCE = 64
+"""Pieces of a body that are taken in before others get their turn: what has arrived already comes without a pause."""
 
 
 class Transport:
@@ -46,7 +49,7 @@ class Transport:
         Raises PermanentError where it is blocked.
         """
         try:
-            await self._backend.allowed(request.url.raw_host.decode("ascii"), request.port)
+            await self._backend.allowed(request.host, request.port)
         except TemporaryError as error:
             return str(error)
         return None
@@ -54,13 +57,15 @@ class Transport:
     async def exchange(self, request: Request, verify: bool | str = True) -> Answer:
         """Sends the request and takes the answer in, without following a redirect. Raises StepError."""
         tls = self._context(verify) if request.url.scheme == "https" else None
+        # httpx would make the same of the URL, but fails on international names that its rules do not know.
+        headers = request.with_header("Host", request.url.netloc.decode("ascii")).headers
         with failures.mapped(request):
             async with (
                 self._client(tls) as client,
                 client.stream(
                     request.method,
                     request.url,
-                    headers=httpx.Headers(request.headers, encoding="latin-1"),
+                    headers=httpx.Headers(headers, encoding="latin-1"),
                     content=request.content,
                 ) as response,
             ):
@@ -120,7 +125,7 @@ async def _take_in(response: httpx.Response) -> Answer:
             encoding = value
         if name in ("set-cookie", "set-cookie2"):
             value = MASK  # a session is a credential, and outputs are published
-        room -= len(name) + len(value)
+        room -= len(name) + len(", ") + len(value)
         if room >= 0:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
     intake = Intake(encoding)
@@ -129,6 +134,8 @@ async def _take_in(response: httpx.Response) -> Answer:
             intake.feed(chunk)
             if intake.full:
                 break
+            if intake.pieces % _PIECES_AT_ONCE == 0:
+                await asyncio.sleep(0)
     return Answer(
         status=response.status_code,
         headers=headers,

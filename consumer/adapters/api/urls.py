@@ -18,10 +18,11 @@ from schemas.failure import Problem
 
 MAX_LENGTH = 8192
 
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?|[0-9a-f:.]+(%[\w.]+)?", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?|[0-9a-f:.]+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 _IN_AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]*")
 _END = ("/", "?", "#")
+_BEFORE_NAME = ".@:["
 #: What a value may hold that stands for several parameters. All else is encoded in full, in the very forms by which
 #: the values of secrets are known and masked.
 _QUERY_SAFE = "=&%+/:,;@!$'()*?~"
@@ -96,7 +97,9 @@ def _in_authority(before: str, value: str, after: str) -> str | None:
     if "@" in re.split(r"[/?#]", after, maxsplit=1)[0]:
         return quote(value, safe="")  # a user or a password
     if _IN_AUTHORITY.fullmatch(value):
-        return value
+        # `https://api.example${path}` with `.evil.example`: a host that begins like the package's and is another.
+        ends_host = literal.partition(":")[0] == ""
+        return None if ends_host and "." in value and before and before[-1] not in _BEFORE_NAME else value
     whole = not before and not literal
     return value if "@" not in value and not literal and (whole or value.startswith(_END)) else None
 

@@ -22,6 +22,9 @@ from consumer.errors import PermanentError, TemporaryError
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect, all addresses of the host together; resolving its name and TLS have as long again, each."""
 _MAX_ADDRESSES = 8
+_READ_AT_ONCE = 16 * 1024
+_MAX_WIRE = 4 * 1024 * 1024
+"""Bytes of an answer, all in all; several times what the body that is read can take with all that frames it."""
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -45,8 +48,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         share = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
             with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._inner.connect_tcp(str(address), port, share, local_address, socket_options)
-        return await self._inner.connect_tcp(str(addresses[-1]), port, share, local_address, socket_options)
+                return _Bounded(await self._inner.connect_tcp(str(address), port, share, local_address, socket_options))
+        return _Bounded(await self._inner.connect_tcp(str(addresses[-1]), port, share, local_address, socket_options))
 
     async def allowed(self, host: str, port: int) -> list[Address]:
         """The addresses of the host that may be connected to, at least one. Raises StepError."""
@@ -65,6 +68,38 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class _Bounded(httpcore.AsyncNetworkStream):
+    """Reads a little at a time, and not for ever, whatever the server sends: interim answers (1xx) have no end else.
+
+    What has been read is worked on in one go, and small things of HTTP take long for their bytes.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._left = _MAX_WIRE
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._left <= 0:
+            raise httpcore.RemoteProtocolError(f"more than {_MAX_WIRE // 1024} KiB, and no end")
+        data = await self._inner.read(min(max_bytes, _READ_AT_ONCE), timeout)
+        self._left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
