@@ -6,8 +6,10 @@ import asyncio
 import importlib.metadata
 import socket
 import ssl
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import httpcore
 import httpx
@@ -497,13 +499,37 @@ async def test_a_rule_opens_one_port_and_not_the_next(server: http_server.Server
         assert other.requests == []
 
 
+async def test_a_name_server_that_does_not_answer_holds_up_nothing_but_the_steps_that_asked(
+    adapter: api.ApiAdapter, server: http_server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def silent(host: str, port: int, **_: object) -> NoReturn:
+        asked.append(host)
+        answer.wait(110)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    steps = [asyncio.create_task(run(adapter, {"url": "http://silent.example/"})) for _ in range(50)]
+    try:
+        await eventually(lambda: asked)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 60) == "done"
+        assert (await run(adapter, {"url": server.url("/echo")}))["status"] == 200
+    finally:
+        answer.set()
+        results = await asyncio.gather(*steps, return_exceptions=True)
+        await adapter.aclose()
+    assert {getattr(result, "code", result) for result in results} == {"dns"}
+
+
 class Resolver:
     """Answers for the system's resolver: one list of addresses after the other, as a rebinding name server does."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
 
-    async def __call__(self, host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    def __call__(self, host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
@@ -512,7 +538,7 @@ async def test_a_name_is_resolved_once_and_the_checked_address_is_the_one_connec
     server: http_server.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = Resolver(["127.0.0.1"], ["169.254.169.254"])
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
     adapter = api.ApiAdapter(allow=["127.0.0.0/8"])
     config: JsonObject = {"url": server.url("/echo", host="rebinding.example")}
     assert (await run(adapter, config))["status"] == 200
@@ -522,7 +548,7 @@ async def test_a_name_is_resolved_once_and_the_checked_address_is_the_one_connec
 async def test_of_a_name_with_allowed_and_denied_addresses_only_the_allowed_are_tried(
     server: http_server.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["10.255.255.1", "127.0.0.9", "127.0.0.1"]))
+    monkeypatch.setattr(socket, "getaddrinfo", Resolver(["10.255.255.1", "127.0.0.9", "127.0.0.1"]))
     adapter = api.ApiAdapter(allow=["127.0.0.0/8"])
     tried: list[str] = []
     connect = httpcore.AnyIOBackend.connect_tcp

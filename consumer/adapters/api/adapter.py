@@ -54,7 +54,7 @@ class ApiAdapter:
         raise _nothing_to_undo(step)
 
     async def aclose(self) -> None:
-        """Nothing is open between requests."""
+        self._transport.close()
 
 
 def _nothing_to_undo(step: StepContext) -> PermanentError:

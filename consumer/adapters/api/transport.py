@@ -28,7 +28,7 @@ _PIECES_AT_ONCE = 64
 
 
 class Transport:
-    """Sends one request at a time per call; holds nothing open between calls."""
+    """Sends one request at a time per call; holds no connection between calls."""
 
     def __init__(self, guard: AddressGuard) -> None:
         # httpx would log whole URLs, and httpcore the answer's headers, cookies included.
@@ -42,6 +42,10 @@ class Transport:
             "Connection": "close",
             "User-Agent": _user_agent(),
         }
+
+    def close(self) -> None:
+        """Only when no call is under way or to come."""
+        self._backend.close()
 
     async def check(self, request: Request) -> str | None:
         """Whether the request's host may be connected to, without connecting: a note where it does not resolve now.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpcore
 import httpx
@@ -22,6 +24,7 @@ from consumer.errors import PermanentError, TemporaryError
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect, all addresses of the host together; resolving its name and TLS have as long again, each."""
 _MAX_ADDRESSES = 8
+_MAX_LOOKUPS = 8
 _READ_AT_ONCE = 16 * 1024
 _MAX_WIRE = 4 * 1024 * 1024
 """Bytes of an answer, all in all; several times what the body that is read can take with all that frames it."""
@@ -35,6 +38,13 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
         self._inner = httpcore.AnyIOBackend()
+        # Not the loop's own threads: a name server that does not answer holds one long after its asker has gone, and
+        # the rest of the agent needs them, to find Kafka again for instance.
+        self._resolvers = ThreadPoolExecutor(_MAX_LOOKUPS, thread_name_prefix="api-dns")
+
+    def close(self) -> None:
+        """Ends what resolves names, without waiting for it."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def connect_tcp(
         self,
@@ -53,13 +63,28 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def allowed(self, host: str, port: int) -> list[Address]:
         """The addresses of the host that may be connected to, at least one. Raises StepError."""
-        addresses = await _resolve(host, port)
+        addresses = await self._resolve(host, port)
         refusals = [(address, self._guard.refusal(host, port, address)) for address in addresses]
         open_ones = [address for address, kind in refusals if kind is None]
         if not open_ones:
             address, kind = refusals[0]
             raise self._guard.blocked(host, port, address, kind or "")
         return open_ones
+
+    async def _resolve(self, host: str, port: int) -> list[Address]:
+        with contextlib.suppress(ValueError):
+            return [ipaddress.ip_address(host)]  # no thread for what needs no resolver
+        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                found = await asyncio.get_running_loop().run_in_executor(self._resolvers, ask)
+        except TimeoutError as error:
+            raise TemporaryError(f"the host {host} does not resolve within {CONNECT_TIMEOUT:g}s", code="dns") from error
+        except socket.gaierror as error:
+            raise TemporaryError(f"the host {host} does not resolve: {error.strerror}", code="dns") from error
+        except UnicodeError as error:
+            raise PermanentError(f'"{host[:80]}" is no host name', code="dns") from error
+        return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[SocketOption] | None = None
@@ -100,21 +125,6 @@ class _Bounded(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> object:
         return self._inner.get_extra_info(info)
-
-
-async def _resolve(host: str, port: int) -> list[Address]:
-    with contextlib.suppress(ValueError):
-        return [ipaddress.ip_address(host)]  # no thread for what needs no resolver
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise TemporaryError(f"the host {host} does not resolve within {CONNECT_TIMEOUT:g}s", code="dns") from error
-    except socket.gaierror as error:
-        raise TemporaryError(f"the host {host} does not resolve: {error.strerror}", code="dns") from error
-    except UnicodeError as error:
-        raise PermanentError(f'"{host[:80]}" is no host name', code="dns") from error
-    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
