@@ -62,7 +62,9 @@ async def _living(client: Client, output: Output) -> int:
 async def executions(options: ListOptions) -> int:
     """List executions, the newest first: those that live, and those that ended within the state's retention."""
 
-    wanted = Filter(statuses=_statuses(options.status or ()), workflow=options.workflow, since=_moment(options.since))
+    wanted = Filter(
+        statuses=statuses_of(options.status or ()), workflow=options.workflow, since=moment_of(options.since)
+    )
     return await _list(client_of(options), Output(json=options.json), wanted, options.limit)
 
 
@@ -138,7 +140,7 @@ def _print_lines(event: Event, step: str | None, output: Output) -> int:
     return len(data.lines)
 
 
-def _statuses(given: list[str] | tuple[str, ...]) -> frozenset[Status]:
+def statuses_of(given: list[str] | tuple[str, ...]) -> frozenset[Status]:
 
     try:
         return frozenset(Status(each.strip().replace("-", "_")) for text in given for each in text.split(","))
@@ -146,7 +148,7 @@ def _statuses(given: list[str] | tuple[str, ...]) -> frozenset[Status]:
         raise CliError(f"--status {','.join(given)}: no such status; there are: {', '.join(Status)}") from error
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment_of(text: str | None) -> datetime | None:
     """A span before now, or a moment. Raises CliError."""
 
     if text is None:
