@@ -20,7 +20,7 @@ from consumer.workflow import advance, attempts, program
 from consumer.workflow.advance import Decision
 from consumer.workflow.attempts import Outcome
 from consumer.workflow.program import Program
-from schemas.events import Phase, Status
+from schemas.events import ExecutionResult, Phase, Status
 from schemas.execution import StepStatus
 from schemas.wpk import Handler
 
@@ -126,14 +126,22 @@ class Runner:
             if state.status is Status.PENDING and not decision.drafts:  # an approval came
                 self._execution.stage(self._steps.beginning())
             elif decision.complete:
+                self._queue_what_is_known()
                 self._execution.stage(advance.completion(state, self._steps.outputs(), now))
             elif decision.drafts:
+                if any(isinstance(draft, ExecutionResult) for draft in decision.drafts):
+                    self._queue_what_is_known()
                 self._execution.stage(*decision.drafts)
             elif decision.stop and self._doubtful:
                 self._give_up_doubtful(steps)
             elif not self._begin_all(decision, steps):
                 self._stop(decision.stop, steps.phase)
                 return decision
+
+    def _queue_what_is_known(self) -> None:
+        """A result may be too large for its record: that must not take along how the last step ended."""
+        if self._execution.staged:
+            self._execution.flush()
 
     def _begin_all(self, decision: Decision, steps: Program) -> bool:
         """Whether something began; where nothing may, an execution that only waits leaves its slot to others."""

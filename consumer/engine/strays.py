@@ -55,6 +55,8 @@ class Strays:
             await self._end(task)
             if task.cancelled():
                 raise TooLong
+        if task.cancelled():
+            raise RuntimeError("it cancelled itself although nobody had cancelled it")
         return task.result()
 
     async def _end(self, task: asyncio.Task[Any]) -> None:

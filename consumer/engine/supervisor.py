@@ -37,7 +37,7 @@ StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
 #: How many ended executions of a partition stay whole in memory; of others only what is needed to know them again.
 _RECENT = 64
 #: Bytes that are kept of a record which the dead-letter topic does not take whole.
-_KEPT = 64 * 1024
+_KEPT = 16 * 1024
 #: Records of one append when executions are forgotten.
 _TOMBSTONES = 1000
 

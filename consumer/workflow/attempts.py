@@ -89,6 +89,9 @@ def end(
     step = state.phase_steps(phase).get(handler.name)
     if step is None or step.status is not StepStatus.RUNNING or step.attempt != attempt:
         return []
+    if isinstance(outcome, Stopped) and (phase == "rollback" or state.cancel is None):
+        message = f"it was stopped although the execution was not cancelled: {outcome.reason}"
+        outcome = Failed(failure=Failure(type="internal", message=message))
     began = step.started_at or now
     duration = max(0.0, round((now - began).total_seconds(), 3))
     same = {"step": handler.name, "adapter": handler.type, "phase": phase, "attempt": attempt}
