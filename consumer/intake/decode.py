@@ -218,7 +218,7 @@ def _with_package(command: Command) -> Command:
 def _check_size(command: Command, max_bytes: int) -> None:
     """YAML text can say more than its own length; and content without a canonical form can't be kept (ValueError)."""
     if isinstance(command, ExecuteCommand):
-        size = len(canonical(command.model_dump(mode="json")))
+        size = len(canonical(command.model_dump(mode="json", exclude_none=True)))
         if size > max_bytes:
             raise _DeadLetter("too_large", f"the command has {size} bytes as JSON; at most {max_bytes} are possible")
 
