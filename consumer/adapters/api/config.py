@@ -145,7 +145,7 @@ class ApiConfig(BaseModel):
     timeout: Annotated[Duration, Field(gt=0)] | None = None
     """Of the whole exchange, redirects included; None: only the step's own timeout."""
     follow_redirects: bool = False
-    """At most three; credentials and payloads are not sent on to another origin."""
+    """At most three; only GET, HEAD and OPTIONS go on to another origin, and credentials never do."""
     verify: Annotated[bool | str, AfterValidator(_check_verify)] = True
     """TLS: true checks the server against the system's CAs; a PEM text, against those CAs only; false, not at all."""
 
