@@ -15,6 +15,8 @@ from tests.support.eventually import eventually
 
 PATIENCE = 90.0
 _OUTPUTS = ("events.progress", "events.logs", "events.results", "dead-letter")
+#: What librdkafka says about brokers that end when the tests do.
+_QUIET = {"log_level": 0}
 
 Json = dict[str, Any]
 
@@ -150,9 +152,10 @@ class ForeignUser:
 @contextmanager
 def foreign_user(bootstrap: str, prefix: str, partitions: int = 2) -> Iterator[ForeignUser]:
     """A user of topics that are there, from their beginning, without a group."""
-    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "partitioner": "murmur2_random"})
+    producer = Producer({**_QUIET, "bootstrap.servers": bootstrap, "acks": "all", "partitioner": "murmur2_random"})
     consumer = Consumer(
         {
+            **_QUIET,
             "bootstrap.servers": bootstrap,
             "group.id": f"{prefix}-user",
             "enable.auto.commit": False,

@@ -214,6 +214,7 @@ async def agent(variables: Mapping[str, str], *, ready: bool = True) -> AsyncIte
             yield running
         finally:
             await running.close()
+            print(running.output[-6000:])  # noqa: T201 - pytest shows it where the test failed
 
 
 async def create_topics(variables: Mapping[str, str]) -> None:
