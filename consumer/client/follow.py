@@ -19,7 +19,7 @@ from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
 from schemas.events import Event, EventError, ExecutionRejected, ExecutionResult, decode
-from schemas.execution import ExecutionState
+from schemas.execution import ExecutionState, apply
 
 EVENT_TOPICS = (Topic.PROGRESS, Topic.LOGS, Topic.RESULTS)
 
@@ -54,13 +54,14 @@ class Follower:
         self._since = since
         self._partition = partition
         self._trail = PatientTrail(execution_id)
+        self._given: ExecutionState | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._places: list[TopicPartition] = []
 
     @property
     def state(self) -> ExecutionState | None:
         """The execution's state after the event given out last, or a few further on: those that came together."""
-        return self._trail.state
+        return self._given
 
     async def __aenter__(self) -> Self:
         number = self._partition
@@ -133,10 +134,17 @@ class Follower:
             for event in await self._poll():
                 quiet_since = time.monotonic()
                 for taken in self._trail.add(event):
-                    yield taken
+                    yield self._give(taken)
             if self._trail.waiting and time.monotonic() - quiet_since > _GAP_PATIENCE and await self._at_end():
                 for taken in self._trail.jump():
-                    yield taken
+                    yield self._give(taken)
+
+    def _give(self, event: Event) -> Event:
+        """Keeps the state after this event: one that arrives may let several be given out at once."""
+        known = self._given.seq if self._given else 0
+        follows = event.data.seq == known + 1
+        self._given = apply(self._given, event) if follows else self._trail.state
+        return event
 
     async def _poll(self) -> list[Event]:
         assert self._consumer is not None

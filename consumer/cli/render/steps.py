@@ -72,7 +72,8 @@ def note(step: StepState, noted: Notes, now: datetime) -> Text:
         return Text("cancelled")
     parts = []
     if step.attempt > 1:
-        why = f" ({', '.join(clean(text, 60) for text in noted.failures[-3:])})" if noted.failures else ""
+        reasons = dict.fromkeys(clean(text, 60) for text in noted.failures)
+        why = f" ({', '.join(reasons)})" if reasons else ""
         parts.append(f"{ordinal(step.attempt)} attempt{why}")
     if said := _said(step, noted):
         parts.append(said)
