@@ -42,6 +42,8 @@ from consumer.workflow import conditions
 
 _log = structlog.get_logger(__name__)
 _READY_POLL_SECONDS = 0.02
+#: What an event has around the command or the output that it carries.
+_ENVELOPE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,15 @@ async def _checked_topics(connection: KafkaConnection, names: TopicNames, settin
             _log.warning("topics.problem", problem=str(problem))
     if report.fatal:
         raise SettingsError("; ".join(str(problem) for problem in report.fatal))
+    for variable, size in (
+        ("WPK_MAX_COMMAND_BYTES", settings.max_command_bytes),
+        ("WPK_MAX_OUTPUT_BYTES", settings.max_output_bytes),
+    ):
+        if size + _ENVELOPE_BYTES > report.record_limit:
+            raise SettingsError(
+                f"{variable} is {size}, but the topics take records of {report.record_limit} bytes: set it to "
+                f"{report.record_limit - _ENVELOPE_BYTES} at most, or raise max.message.bytes of the topics"
+            )
     return report
 
 
