@@ -7,6 +7,7 @@ the lane starts again from the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -107,13 +108,23 @@ class Lane:
         """The next offset to be fetched; None where that is the topic's beginning, since nothing was ever consumed."""
         return self._expected.get(role)
 
-    def hold(self) -> None:
-        """A rebalance, or the end, has begun: nothing new begins, what runs goes on."""
+    def hold_steps(self) -> None:
+        """No further step begins; those that run come to their end, which is still written."""
         self._held = True
-        if self._owner is not None:
-            self._owner.hold()
         if self._partition is not None:
             self._supervisor.hold(self._partition)
+
+    def hold(self) -> None:
+        """A rebalance, or the end, has begun: nothing new begins, what runs goes on."""
+        if self._owner is not None:
+            self._owner.hold()
+        self.hold_steps()
+
+    async def written(self) -> None:
+        """Waits until all that was queued so far is durable, or the owner is lost."""
+        if self._owner is not None and self.active:
+            with contextlib.suppress(OwnershipLost):
+                await self._owner.append(())
 
     async def settle(self) -> None:
         """Waits until no write is under way that a rebalance would disturb."""

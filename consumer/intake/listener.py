@@ -7,6 +7,7 @@ partition that comes back keeps its lane, its owner and its running steps; only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -196,14 +197,28 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     # --- the group ---
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """A rebalance begins. What it revokes may come back, so that nothing is given up yet."""
+        """A rebalance begins. What it revokes may come back, so that nothing is given up yet.
+
+        Until this returns the agent is a member as before, and its commits are taken: the ends of the steps that are
+        waited for must be durable before it joins anew, or the partition's next owner could not know them.
+        """
         self._assigned = False
         for lane in self._lanes.values():
-            lane.hold()
+            lane.hold_steps()
         if self._lanes:
             await self._supervisor.quiet(_REVOKE_GRACE)
+            await self._written()
+        for lane in self._lanes.values():
+            lane.hold()
         for lane in self._lanes.values():
             await lane.settle()
+
+    async def _written(self) -> None:
+        """Waits until what the steps led to is durable: a slot is free before that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REVOKE_GRACE):
+                for lane in list(self._lanes.values()):
+                    await lane.written()
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The new set. No heartbeat is sent while this runs, so that all that takes time becomes a task."""
