@@ -262,6 +262,7 @@ def _factory(
         mode=guarantee.mode,
         limits=OwnerLimits(record_bytes=report.record_limit, write_seconds=settings.write_timeout),
         on_write=metrics.committed,
+        transaction_timeout=settings.transaction_timeout,
     )
 
 

@@ -65,12 +65,28 @@ def keys(state: ExecutionState) -> list[str]:
 
 def load(records: Mapping[str, bytes]) -> dict[str, ExecutionState]:
     """The states that lie in a partition's newest records. Raises ValueError where one can't be read."""
+    states: dict[str, ExecutionState] = {}
+    for name, state in load_each(records):
+        if isinstance(state, ValueError):
+            raise state
+        states[name] = state
+    return states
+
+
+def load_each(records: Mapping[str, bytes]) -> Iterator[tuple[str, ExecutionState | ValueError]]:
+    """Each execution's state by its id, or why it can't be read: one that can't must not hide the others."""
     grouped: dict[str, dict[str, bytes]] = defaultdict(dict)
     for key, value in records.items():
         if not key.startswith(RESERVED):
             owner, _, part = key.partition("/")
             grouped[owner][part] = value
-    return {owner: _assemble(found) for owner, found in grouped.items() if "" in found}
+    for owner, found in grouped.items():
+        if "" not in found:
+            continue
+        try:
+            yield owner, _assemble(found)
+        except (ValueError, LookupError, TypeError) as error:
+            yield owner, ValueError(f"the state of {owner} can't be read: {error}")
 
 
 def _assemble(found: Mapping[str, bytes]) -> ExecutionState:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -36,6 +36,7 @@ _log = structlog.get_logger(__name__)
 StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
 #: How many ended executions of a partition stay whole in memory; of others only what is needed to know them again.
 _RECENT = 64
+_READ_PAUSE_SECONDS = 1.0
 #: Bytes that are kept of a record which the dead-letter topic does not take whole.
 _KEPT = 16 * 1024
 #: Records of one append when executions are forgotten.
@@ -52,6 +53,8 @@ class Partition:
         """What is needed to know an ended execution again: its status and its place in the chain."""
         self.recent: OrderedDict[str, ExecutionState] = OrderedDict()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.unreadable: set[str] = set()
+        """Executions whose state can't be read."""
 
     def remember(self, state: ExecutionState) -> None:
         """Keeps an ended execution (or an id that is known from refused commands only)."""
@@ -111,11 +114,17 @@ class Supervisor:
 
     # --- partitions ---
 
-    def adopt(self, journal: Journal, states: Mapping[str, ExecutionState]) -> Partition:
-        """Goes on with what a former owner left, on behalf of the new one."""
+    def adopt(self, journal: Journal, states: Iterable[tuple[str, ExecutionState | ValueError]]) -> Partition:
+        """Goes on with what a former owner left, on behalf of the new one.
+
+        A state that can't be read is left as it is; commands for it become dead letters, so that nothing runs twice.
+        """
         partition = Partition(journal)
-        for state in states.values():
-            if state.status is None or state.over:
+        for name, state in states:
+            if isinstance(state, ValueError):
+                _log.error("execution.unreadable", execution=name, reason=str(state)[:500])
+                partition.unreadable.add(name)
+            elif state.status is None or state.over:
                 partition.remember(state)
             else:
                 self._start(partition, Execution(state.execution_id, state, journal, self._services))
@@ -215,6 +224,9 @@ class Supervisor:
         content = incoming.content
         if isinstance(content, Unreadable):
             return self._bury(partition, incoming, content)
+        if content.execution_id in partition.unreadable:
+            detail = f"the state of execution {content.execution_id} can't be read; the agent's log says why"
+            return self._bury(partition, incoming, Unreadable(reason="internal", detail=detail))
         execution = await self._find(partition, content.execution_id)
         try:
             drafts = self._answer(execution, incoming, content)
@@ -273,11 +285,26 @@ class Supervisor:
             return live
         state = partition.recent.get(execution_id)
         if state is None and execution_id in partition.ended:
-            records = await self._read_state(partition.journal)
+            records = await self._read_again(partition.journal)
             mine = {k: v for k, v in records.items() if k == execution_id or k.startswith(f"{execution_id}/")}
             known = execution_id in partition.ended  # the sweep may have forgotten it meanwhile
             state = snapshot.load(mine).get(execution_id) if known else None
         return Execution(execution_id, state, partition.journal, self._services)
+
+    async def _read_again(self, journal: Journal) -> Mapping[str, bytes]:
+        """The state topic's newest records, with all that was queued before. Raises OwnershipLost only."""
+        await journal.append(())  # what is queued may be about the very execution that is looked for
+        while True:
+            try:
+                return await self._read_state(journal)
+            except OwnershipLost:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"[:300]
+                _log.warning("state.unread", partition=journal.partition, reason=reason)
+                if not journal.alive:
+                    raise OwnershipLost("the owner was lost while the state was read") from error
+            await asyncio.sleep(_READ_PAUSE_SECONDS)
 
     # --- retention ---
 

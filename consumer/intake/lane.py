@@ -75,6 +75,8 @@ class Lane:
         self._owner: PartitionOwner | None = None
         self._partition: Partition | None = None
         self._held = False
+        self._released = asyncio.Event()
+        self._released.set()
         self.wake = asyncio.Event()
         """Set whenever it may be worth looking at the queues again."""
 
@@ -111,6 +113,7 @@ class Lane:
     def hold_steps(self) -> None:
         """No further step begins; those that run come to their end, which is still written."""
         self._held = True
+        self._released.clear()
         if self._partition is not None:
             self._supervisor.hold(self._partition)
 
@@ -119,6 +122,11 @@ class Lane:
         if self._owner is not None:
             self._owner.hold()
         self.hold_steps()
+
+    def write_again(self) -> None:
+        """The rebalance is over while the agent stops: what ends may be written, and still no step begins."""
+        if self._owner is not None:
+            self._owner.release()
 
     async def written(self) -> None:
         """Waits until all that was queued so far is durable, or the owner is lost."""
@@ -134,6 +142,7 @@ class Lane:
     def release(self) -> None:
         """The partition stayed here."""
         self._held = False
+        self._released.set()
         if self._owner is not None:
             self._owner.release()
         if self._partition is not None:
@@ -160,26 +169,30 @@ class Lane:
             await asyncio.sleep(min(longest, shortest * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     async def _own(self) -> None:
+        # Whoever takes a partition fences its owner: not before the group has said again whose it is.
+        await self._released.wait()
         owner = self._owner = self._new_owner()
-        if self._held:
-            owner.hold()
         try:
-            restored = await owner.open()
-            await self._work(owner, restored)
+            await self._work(owner, await self._take_over(owner))
         finally:
             self._owner = None
             owner.release()  # no effect begins any more, and what is queued may be written in a hold too
             await owner.close()
 
-    async def _work(self, owner: PartitionOwner, restored: Restored) -> None:
-        records = {key.decode(): value for key, value in restored.state.items()}
-        states = snapshot.load(records)
+    async def _take_over(self, owner: PartitionOwner) -> Partition:
+        """Restores the partition. What was read is not kept beyond this: the executions that ended are most of it."""
+        restored = await owner.open()
+        records = {key.decode(errors="replace"): value for key, value in restored.state.items()}
         self._forget_queues()
         self._expected.update(await self._source.seek(self.number, restored))
-        partition = self._partition = self._supervisor.adopt(owner, states)
+        partition = self._partition = self._supervisor.adopt(owner, snapshot.load_each(records))
         if self._held:
+            owner.hold()
             self._supervisor.hold(partition)
-        _log.info("partition.owned", partition=self.number, epoch=owner.epoch, executions=len(states))
+        _log.info("partition.owned", partition=self.number, epoch=owner.epoch, live=len(partition.live))
+        return partition
+
+    async def _work(self, owner: PartitionOwner, partition: Partition) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 sweeper = group.create_task(self._sweep(partition))
@@ -204,7 +217,13 @@ class Lane:
     async def _sweep(self, partition: Partition) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the partitions
-            forgotten = await self._supervisor.sweep(partition)
+            try:
+                forgotten = await self._supervisor.sweep(partition)
+            except OwnershipLost:
+                raise
+            except Exception:  # a read that failed; the next round comes
+                _log.exception("sweep.failed", partition=self.number)
+                continue
             if forgotten:
                 _log.info("executions.forgotten", partition=self.number, count=forgotten)
 
@@ -257,10 +276,20 @@ class Lane:
         if not isinstance(content, Understood) or isinstance(content.command, ExecuteCommand):
             return False
         name = content.execution_id
-        if name in partition.live or name in partition.ended or record.role in self._deferred:
+        if name in partition.live or name in partition.ended:
+            return False
+        if record.role in self._deferred and not self._may_come(name):
             return False
         self._deferred[record.role] = time.monotonic() + _PATIENCE
         return True
+
+    def _may_come(self, execution_id: str) -> bool:
+        """Whether the execute command of that name seems to wait here, because the agent is full."""
+        if self._supervisor.room.is_set():
+            return False
+        name = execution_id.encode()
+        queue = self._queues[CommandTopic.EXECUTE]
+        return any(record.key == name or name in (record.value or b"") for record in queue)
 
     def _done(self, record: RawRecord) -> None:
         self._queues[record.role].popleft()

@@ -34,6 +34,7 @@ _POLL_RECORDS = 1000
 #: How long a revocation waits for running steps to end, in case their partition goes elsewhere (seconds).
 _REVOKE_GRACE = 2.0
 _LAG_SECONDS = 5.0
+_LEAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._consumer: AIOKafkaConsumer
         self._roles = {self._names.name(role): role for role in CommandTopic}
         self._assigned = False
+        self._draining = False
         supervisor.on_room(self._wake_all)
 
     @property
@@ -119,7 +121,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                 polling.cancel()  # in a rebalance it may not return for long; the consumer is not used any more
                 await self._drain(grace)
         finally:
-            await asyncio.shield(self._consumer.stop())
+            await asyncio.shield(self._leave())
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Joins the group. That may take as long as a rebalance, so that a stop does not wait for it."""
@@ -230,7 +232,10 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                 self._metrics.forget_lag(topic, number)
         for number in sorted(numbers):
             lane = self._lanes.get(number)
-            if lane is None:
+            if self._draining:  # a rebalance during the stop: nothing is begun, but what ends is still written
+                if lane is not None:
+                    lane.write_again()
+            elif lane is None:
                 self._open(number)
             else:
                 self._keep(lane)
@@ -276,6 +281,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             for topic, role in self._roles.items():
                 tp = TopicPartition(topic, partition)
                 offset = restored.resume_at(role, await self._consumer.committed(tp))
+                if offset is not None and await self._is_beyond(tp, offset):
+                    offset = None
                 if offset is None:
                     await self._consumer.seek_to_beginning(tp)
                 else:
@@ -285,23 +292,53 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             raise OwnershipLost(f"the consumer can't be set to where partition {partition} goes on: {error}") from error
         return known
 
+    async def _leave(self) -> None:
+        """Leaves the group. While the group is being joined that can take as long as a rebalance; it is bounded."""
+        leaving = asyncio.create_task(self._consumer.stop(), name="leave")
+        await asyncio.wait([leaving], timeout=_LEAVE_SECONDS)
+        if not leaving.done():
+            _log.warning("group.left_unanswered", waited_seconds=_LEAVE_SECONDS)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+
+    async def _is_beyond(self, tp: TopicPartition, offset: int) -> bool:
+        """Whether the topic has become shorter than what was consumed of it: it was made anew, or lost records.
+
+        Then all that is there is taken: ids make a repetition harmless, a command that is passed over is lost. The
+        embedded broker can't be asked where a topic ends.
+        """
+        if self._factory.mode != "exactly_once":
+            return False
+        end: int = (await self._consumer.end_offsets([tp]))[tp]
+        if offset <= end:
+            return False
+        _log.error("commands.topic_shorter", topic=tp.topic, partition=tp.partition, expected=offset, end=end)
+        return True
+
     # --- the end ---
 
     async def _drain(self, grace: float) -> None:
         """Stops in order: nothing new, running steps end or are left to the next owner, the rest is written."""
+        self._draining = True
         for lane in self._lanes.values():
-            lane.hold()
+            lane.hold_steps()
         running = self._supervisor.running
         if running:
             _log.info("agent.draining", executions=running, grace_seconds=grace)
         if not await self._supervisor.quiet(grace):
             _log.warning("agent.interrupts", executions=self._supervisor.running)
+        await self._written()
         for task in self._tasks.values():
             task.cancel()
 
 
 async def _after(former: asyncio.Task[None] | None, lane: Lane) -> None:
-    """A partition that comes back while its former lane still ends waits for that."""
+    """A partition that comes back while its former lane still ends waits for that, even where it is cancelled: who
+    waits for this task means that nothing of the partition runs any more."""
     if former is not None:
-        await asyncio.wait([former])
+        try:
+            await asyncio.wait([former])
+        except asyncio.CancelledError:
+            await asyncio.wait([former])
+            raise
     await lane.run()

@@ -14,7 +14,7 @@ from consumer.journal.probe import Mode
 from consumer.journal.reader import PartitionReader, open_reader
 from consumer.journal.restore import Fold
 from consumer.journal.topics import TopicNames
-from consumer.journal.writer import AtLeastOnceWriter, ExactlyOnceWriter, Writer
+from consumer.journal.writer import TRANSACTION_TIMEOUT_MS, AtLeastOnceWriter, ExactlyOnceWriter, Writer
 from consumer.ports import Topic
 
 
@@ -29,9 +29,11 @@ class OwnerFactory:
     limits: Limits = field(default_factory=Limits)
     on_write: Callable[[float], None] = lambda seconds: None
     """Told how long (seconds) each batch took to become durable."""
+    transaction_timeout: float = TRANSACTION_TIMEOUT_MS / 1000
+    """Seconds after which the broker ends a dead owner's open transaction by itself."""
 
     def owner(self, partition: int, commit: Commit) -> PartitionOwner:
-        """A new owner, to be opened. `commit` proves the group's membership (at_least_once only needs it)."""
+        """A new owner, to be opened. `commit` proves the group's membership."""
         writer: Writer
         if self.mode == "exactly_once":
             writer = ExactlyOnceWriter(
@@ -39,6 +41,8 @@ class OwnerFactory:
                 self.names,
                 partition,
                 group=self.identity.group,
+                commit=commit,
+                transaction_timeout_ms=int(self.transaction_timeout * 1000),
                 batch_bytes=self.limits.record_bytes,
             )
         else:

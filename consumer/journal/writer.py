@@ -60,12 +60,16 @@ class ExactlyOnceWriter:
         partition: int,
         *,
         group: str,
+        commit: Commit | None = None,
+        transaction_timeout_ms: int = TRANSACTION_TIMEOUT_MS,
         batch_bytes: int = producers.MAX_BATCH_BYTES,
     ) -> None:
         self._connection = connection
         self._names = names
         self._partition = partition
         self._group = group
+        self._commit = commit
+        self._transaction_timeout_ms = transaction_timeout_ms
         self._batch_bytes = batch_bytes
         self._producer: AIOKafkaProducer | None = None
 
@@ -75,11 +79,13 @@ class ExactlyOnceWriter:
         return f"{self._names.prefix}-{self._group}-{self._partition}"
 
     async def start(self) -> None:
+        if self._commit is not None:
+            await self._commit({})  # an agent that stood still and lost its place must not fence the rightful owner
         self._producer = producers.build(
             self._connection,
             f"journal-{self._partition}",
             transactional_id=self.transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            transaction_timeout_ms=self._transaction_timeout_ms,
             batch_bytes=self._batch_bytes,
         )
         await producers.start(self._producer, self._names)

@@ -193,7 +193,7 @@ def _unknown(execution_id: str) -> Problem:
     return Problem(
         path="execution_id",
         message=f"execution {execution_id} is not known on this partition: it never existed, its retention has passed, "
-        "or the command went to another partition than its execute command "
+        "its execute command still waits for an agent that has room, or went to another partition than this one "
         "(use the execution_id as key and murmur2, the Java client's default partitioner)",
     )
 

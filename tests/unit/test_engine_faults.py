@@ -227,7 +227,7 @@ async def test_a_package_that_cannot_be_read_again_ends_its_execution(probe: Any
         await h.supervisor.drop(h.partition)
         states = load(journal.log)
         broken = states["e1"].model_copy(update={"command": {"wpk_content": {"nothing": 1}}})
-        h.journal, h.partition = journal, h.supervisor.adopt(journal, {"e1": broken})
+        h.journal, h.partition = journal, h.supervisor.adopt(journal, [("e1", broken)])
         state = await h.over()
 
     assert state.status is Status.FAILED

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.adapters.delay import DelayAdapter
@@ -20,7 +19,7 @@ from consumer.errors import OwnershipLost
 from consumer.intake.decode import RawRecord
 from consumer.intake.lane import QUEUE_RECORDS, Lane
 from consumer.journal.restore import Restored
-from consumer.ports import CommandTopic, Journal, Topic
+from consumer.ports import CommandTopic, Journal, Record, Topic
 from consumer.telemetry.metrics import Metrics
 from schemas import events
 from tests.support.eventually import eventually
@@ -94,7 +93,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(limits: Limits | None = None, *, held: bool = False, refuse: int = 0) -> AsyncIterator[Bench]:
+async def bench(limits: Limits | None = None, *, refuse: int = 0) -> AsyncIterator[Bench]:
     async def no_secrets(names: object) -> Mapping[str, str]:
         return {}
 
@@ -121,8 +120,6 @@ async def bench(limits: Limits | None = None, *, held: bool = False, refuse: int
     async with supervising(services, read) as supervisor:
         lane = Lane(0, supervisor=supervisor, new_owner=new_owner, source=source, max_bytes=900_000)  # type: ignore[arg-type]
         supervisor.on_room(lane.wake.set)
-        if held:
-            lane.hold()
         running = asyncio.create_task(lane.run())
         try:
             await eventually(lambda: lane.active)
@@ -210,20 +207,57 @@ async def test_a_lane_that_can_not_seek_gives_its_owner_up_and_tries_again() -> 
         assert not b.owners[0].alive
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["then held", "held from the start"])
-async def test_commands_are_answered_in_a_hold_and_executions_run_after_it(held: bool) -> None:
-    async with bench(held=held) as b:
+async def test_commands_are_answered_in_a_hold_and_executions_run_after_it() -> None:
+    async with bench() as b:
         b.lane.hold()
         step = {"name": "one", "type": "nothing-of-the-kind", "config": {}}
-        b.push(
-            CommandTopic.EXECUTE,
-            0,
-            {"execution_id": "bad", "wpk_content": {"metadata": {"name": "x"}, "spec": {"handlers": [step]}}},
-        )
+        package = {"metadata": {"name": "x"}, "spec": {"handlers": [step]}}
+        b.push(CommandTopic.EXECUTE, 0, {"execution_id": "bad", "wpk_content": package})
         await b.until("bad", "execution.rejected")
         b.lane.release()
         b.execute(1, "good")
         await b.until("good", "execution.completed")
+
+
+async def test_a_partition_is_not_taken_in_a_hold() -> None:
+    async with bench() as b:
+        b.lane.hold()
+        b.owner.kill("fenced")
+        await eventually(lambda: not b.lane.active)
+        await asyncio.sleep(0.5)  # longer than the pause before the next try
+        assert len(b.owners) == 1
+        b.lane.release()
+        await eventually(lambda: len(b.owners) == 2 and b.lane.active)
+
+
+async def test_a_state_that_can_not_be_read_hides_no_other_and_its_commands_are_kept_apart() -> None:
+    async with bench() as b:
+        b.execute(0, "good")
+        b.execute(1, "bad")
+        for name in ("good", "bad"):
+            await b.until(name, "execution.completed")
+        await b.owner.append([Record(Topic.STATE, b"bad", b"{no state")])
+        b.owner.kill("a write failed")
+        await eventually(lambda: len(b.owners) == 2 and b.lane.active)
+        b.execute(2, "bad")
+        b.execute(3, "good")
+        await b.until("good", "command.duplicate")
+        (dead,) = b.owner.records(Topic.DEAD_LETTER)
+        assert dict(dead.headers)["wpk-reason"] == b"internal"
+
+
+async def test_a_cancel_for_a_command_that_waits_for_room_waits_with_it() -> None:
+    async with bench(Limits(max_executions=1, max_waiting=1)) as b:
+        b.execute(0, "first", "1h", at=1)
+        await b.until("first", "step.started")
+        await eventually(lambda: not b.supervisor.room.is_set())
+        b.execute(1, "second", "1h", at=2)
+        b.cancel(0, "second", at=3)
+        await asyncio.sleep(2.5)  # longer than an unknown id is waited for
+        assert b.names("second") == []
+        b.push(CommandTopic.ROLLBACK, 0, {"execution_id": "first", "force": True}, at=4)
+        await b.until("second", "execution.cancelled")
+        assert "command.rejected" not in b.names("second")
 
 
 async def test_a_topic_is_full_when_its_queue_is() -> None:
