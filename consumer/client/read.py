@@ -97,9 +97,16 @@ def _emptied(record: LogRecord) -> LogRecord:
 async def read_state(connection: KafkaConnection, topics: TopicNames, execution_id: str) -> ExecutionState | None:
     """The newest state of an execution; None where the state topic does not know it (any more)."""
     topic = topics.name(Topic.STATE)
-    number = partition_of(execution_id, await count_partitions(connection, [topic]))
-    prefix = f"{execution_id}/"
-    found = await read_states(connection, topics, [number], lambda key: key == execution_id or key.startswith(prefix))
+    count = await count_partitions(connection, [topic])
+    home, prefix = partition_of(execution_id, count), f"{execution_id}/"
+
+    def mine(key: str) -> bool:
+        return key == execution_id or key.startswith(prefix)
+
+    found = await read_states(connection, topics, [home], mine)
+    if execution_id not in found:  # a command without a key, or from a producer with another partitioner
+        others = [number for number in range(count) if number != home]
+        found = await read_states(connection, topics, others, mine) if others else found
     try:
         return snapshot.load(found.get(execution_id, {})).get(execution_id)
     except (ValueError, KeyError, TypeError) as error:
