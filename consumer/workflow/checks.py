@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Protocol
 
 import jsonschema
-from jsonschema.validators import validator_for
 from pydantic import JsonValue, ValidationError
-from referencing import Registry
 
-from consumer.workflow import conditions, graph, values
+from consumer.workflow import conditions, graph, patterns, values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, Unknown
 from schemas.failure import Problem
-from schemas.problems import problems_of
+from schemas.problems import path_text, problems_of
 from schemas.wpk import Handler, WorkflowPackage, unknown_fields
 
 JsonObject = dict[str, JsonValue]
@@ -24,6 +22,8 @@ JsonObject = dict[str, JsonValue]
 MAX_STEPS = 1000
 #: All steps stand in the state's head, which is one record (bytes).
 _MAX_HEAD, _STEP_OVERHEAD = 400_000, 200
+#: Suggestions of one package, and the work they may take (products of lengths): they are a courtesy.
+_MAX_HINTS, _HINT_WORK = 20, 1_000_000
 
 
 class Checks(Protocol):
@@ -137,30 +137,42 @@ def with_defaults(package: WorkflowPackage, given: JsonObject | None) -> tuple[J
     merged = dict(given or {})
     if schema is None:
         return merged, []
-    try:
-        validator = validator_for(schema, default=jsonschema.Draft202012Validator)
-        validator.check_schema(schema)
-    except (TypeError, RecursionError) as error:
-        return merged, [Problem(path="spec.parameters", message=f"no valid JSON Schema: {str(error)[:200]}")]
-    except jsonschema.SchemaError as error:
-        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-        return merged, [Problem(path=f"spec.parameters{where}", message=f"no valid JSON Schema: {error.message[:200]}")]
+    if broken := _broken(schema):
+        return merged, [broken]
     properties = schema.get("properties")
     for name, declared in properties.items() if isinstance(properties, dict) else ():
         if name not in merged and isinstance(declared, dict) and "default" in declared:
             merged[name] = deepcopy(declared["default"])
-    if given is None:
-        return merged, []
+    return merged, _against(schema, merged) if given is not None else []
+
+
+def _broken(schema: JsonObject) -> Problem | None:
+    """Why the schema is none, or none that this agent applies."""
+    try:
+        patterns.check(schema)
+    except patterns.SchemaRefused as error:
+        return Problem(path=path_text(("spec", "parameters", *error.path)), message=str(error))
+    except (TypeError, RecursionError) as error:
+        return Problem(path="spec.parameters", message=f"no valid JSON Schema: {str(error)[:200]}")
+    except jsonschema.SchemaError as error:
+        path = path_text(("spec", "parameters", *error.absolute_path))
+        return Problem(path=path, message=f"no valid JSON Schema: {error.message[:200]}")
+    return None
+
+
+def _against(schema: JsonObject, parameters: JsonObject) -> list[Problem]:
+    """What the schema says against the parameters."""
     problems = []
     try:
-        # An empty registry: a schema may not make the agent fetch others.
-        for found in validator(schema, registry=Registry()).iter_errors(merged):
-            path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found.absolute_path)
-            problems.append(Problem(path=f"parameters{path}", message=found.message[:300]))
-    except Exception as error:  # a reference that leads nowhere or to itself, a pattern that is none
+        for found in patterns.errors(schema, parameters):
+            path = path_text(("parameters", *found.absolute_path))
+            problems.append(Problem(path=path, message=found.message[:300]))
+    except patterns.SchemaRefused as error:
+        problems.append(Problem(path="spec.parameters", message=str(error)))
+    except Exception as error:  # a reference that leads nowhere or to itself
         why = f"it can't be applied: {type(error).__name__}: {str(error)[:200]}"
         problems.append(Problem(path="spec.parameters", message=why))
-    return merged, problems
+    return problems
 
 
 class _Handlers:
@@ -177,6 +189,7 @@ class _Handlers:
         self._adapters = adapters
         self._parameters = parameters
         self._environment = environment
+        self._hints, self._hint_work = _MAX_HINTS, _HINT_WORK
 
     def problems(self) -> Iterator[Problem]:
         spec = self._package.spec
@@ -210,8 +223,7 @@ class _Handlers:
     def _handler(self, handler: Handler, here: str, scope: ExecutionScope, steps: Sequence[str]) -> Iterator[Problem]:
         adapter = self._adapters.get(handler.type)
         if adapter is None:
-            near = get_close_matches(handler.type, self._adapters, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            hint = self._hint(handler.type, self._adapters)
             names = ", ".join(sorted(self._adapters))
             message = f'"{handler.type}" is no adapter of this agent{hint} (it has: {names})'
             yield Problem(path=f"{here}.type", message=message)
@@ -228,6 +240,14 @@ class _Handlers:
             yield Problem(path=f"{here}.when", message=str(error))
             return
         for name in sorted(named - set(steps)):
-            near = get_close_matches(name, steps, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            yield Problem(path=f"{here}.when", message=f'"{name}" is no step{hint}')
+            yield Problem(path=f"{here}.when", message=f'"{name}" is no step{self._hint(name, steps)}')
+
+    def _hint(self, name: str, known: Collection[str]) -> str:
+        """`; did you mean "x"?`, or nothing where no known name is near or too many were looked for."""
+        work = len(name) * sum(map(len, known))
+        if self._hints <= 0 or work > self._hint_work:
+            return ""
+        self._hints -= 1
+        self._hint_work -= work
+        near = get_close_matches(name, known, n=1)
+        return f'; did you mean "{near[0]}"?' if near else ""

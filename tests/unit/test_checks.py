@@ -127,6 +127,135 @@ def test_a_schema_that_cannot_be_applied_is_a_problem_and_fetches_nothing(schema
     assert [path for path in found if path.startswith("spec.parameters")], found
 
 
+EVIL = "^(a+)+$"
+LONG = "a" * 40 + "!"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("schema", "given"),
+    [
+        ({"properties": {"a": {"pattern": EVIL}}}, {"a": LONG}),
+        ({"patternProperties": {EVIL: False}, "additionalProperties": False}, {LONG: 1}),
+        ({"additionalProperties": False, "patternProperties": {EVIL: True}}, {LONG: 1}),
+        ({"unevaluatedProperties": False, "patternProperties": {EVIL: True}}, {LONG: 1}),
+        ({"allOf": [{"patternProperties": {EVIL: True}}], "unevaluatedProperties": False}, {LONG: 1}),
+        (
+            {
+                "properties": {
+                    "a": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": EVIL},
+                },
+            },
+            {"a": LONG},
+        ),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"pattern": EVIL}}}, {"a": LONG}),
+        (
+            {
+                "$schema": "https://json-schema.org/draft/2019-09/schema",
+                "patternProperties": {EVIL: True},
+                "unevaluatedProperties": False,
+            },
+            {LONG: 1},
+        ),
+        (
+            {
+                "$dynamicAnchor": "meta",
+                "allOf": [{"$ref": "https://json-schema.org/draft/2020-12/schema"}],
+                "properties": {"properties": {"additionalProperties": {"properties": {"a": {"pattern": EVIL}}}}},
+            },
+            {"properties": {"x": {"a": LONG}}},
+        ),
+        ({"properties": {"a": {"pattern": "(a{1000}){100}"}}}, {"a": "a" * 100_000}),
+        ({"properties": {"a": {"pattern": "[^^](a{1000}){100}"}}}, {"a": "a" * 100_000}),
+        ({"properties": {"a": {"pattern": "a" + "{999999999}" * 30_000}}}, {"a": "a"}),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [{"n": n} for n in range(20_000)]}),
+        ({"allOf": [False] * 50_000}, {"a": "a" * 100_000}),
+        ({"anyOf": [False] * 50_000}, {"a": "a" * 100_000}),
+        (
+            {
+                "$ref": "#/$defs/d0",
+                "$defs": {
+                    **{f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)},
+                    "d40": {"properties": {"a": {"type": "integer"}}},
+                },
+            },
+            {"a": 1},
+        ),
+    ],
+    ids=[
+        "a pattern",
+        "names",
+        "other names",
+        "names that nothing looked at",
+        "the same, deeper",
+        "a dialect of its own inside",
+        "an old dialect",
+        "names in an old dialect",
+        "by way of the metaschema",
+        "a large pattern",
+        "a large pattern after a class",
+        "a pattern without end",
+        "unlike entries",
+        "a large value told often",
+        "a large value told often, to nobody",
+        "references that fan out",
+    ],
+)
+def test_no_schema_holds_the_agent(schema: dict[str, Any], given: dict[str, Any]) -> None:
+    found = errors(package(step("a"), parameters=schema), given)
+    assert found
+    assert all(path.startswith(("spec.parameters", "parameters")) for path in found), found
+
+
+def test_patterns_are_searched_for_in_the_text_as_json_schema_says() -> None:
+    schema = {
+        "properties": {"host": {"type": "string", "pattern": r"web-\d+"}, "at": {"format": "date"}},
+        "patternProperties": {"^n_": {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    document = package(step("a"), parameters=schema)
+    assert not errors(document, {"host": "my-web-12.example", "n_a": 1, "at": "no date"}), "format is not checked"
+    assert errors(document, {"host": "db-1", "n_a": "x", "other": 1}) == {
+        "parameters.host": r'"db-1" does not match the pattern web-\d+',
+        "parameters.n_a": "'x' is not of type 'integer'",
+        "parameters": "Additional properties are not allowed: 'other' is unexpected and match none of the patterns ^n_",
+    }
+    name = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$"
+    document = package(
+        step("a"), parameters={"properties": {"a": {"items": {"pattern": name}}, "b": {"pattern": r"^\w{1,253}$"}}}
+    )
+    assert not errors(document, {"a": ["web.example.org"] * 1000, "b": "w" * 200})
+    document["spec"]["parameters"]["properties"]["c"] = {"pattern": r"^[a-z-\d\\][-\w.]\\w$"}
+    assert not errors(document, {"c": r"-.\w"})
+    assert not errors(document, {"c": r"\_\w"})
+    assert errors(document, {"a": ["-x"], "b": "ü"}).keys() == {"parameters.a[0]", "parameters.b"}
+
+
+@pytest.mark.parametrize("pattern", ["^(?!no)", "(?<=a)b", r"(a)\1", "(", "(?x)a", r"[(-\w]"])
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_a_pattern_that_takes_more_than_linear_time_is_refused_with_the_remedy(
+    pattern: str, parameters: JsonObject | None
+) -> None:
+    schema = {"properties": {"a": {"pattern": pattern}, "b": {"patternProperties": {pattern: True}}}}
+    for name, keyword in (("a", "pattern"), ("b", "patternProperties")):
+        one = {"properties": {name: schema["properties"][name]}}
+        found = errors(package(step("a"), parameters=one), parameters)
+        assert found.keys() == {f"spec.parameters.properties.{name}.{keyword}"}
+        (message,) = found.values()
+        assert pattern in message
+        assert "without look-ahead" in message or "leave it out" in message
+
+
+@pytest.mark.timeout(20)
+def test_names_are_suggested_only_as_long_as_that_is_cheap() -> None:
+    steps = [step(f"{'ab' * 30}{number}") for number in range(200)]
+    bad = [step(f"b{number}", when=f'steps["{"ba" * 30}{number}"].status == "x"') for number in range(200)]
+    found = errors(package(*steps, *bad))
+    assert sum(path.endswith(".when") for path in found) == 200
+    few = errors(package(step("build"), *(step(f"x{n}", when='steps.biuld.status == "x"') for n in range(30))))
+    assert sum("did you mean" in message for message in few.values()) == 20
+
+
 def test_what_the_agent_does_not_do_is_said_as_a_warning() -> None:
     document = package(step("a"), safety={"dry_run_required": True}, monitoring={"alerts": [{"type": "slack"}]})
     document["metadata"]["signature"] = "c2ln"
