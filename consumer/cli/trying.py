@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from pydantic import JsonValue
 
+from consumer import tasks
 from consumer.cli import execute, watching
 from consumer.cli.execute import CliError
 from consumer.cli.options import DevOptions, Options
@@ -61,15 +62,27 @@ async def dev(options: DevOptions) -> int:
                 "",
             ]
         )
-        code = execute.OK
-        if options.example is not None:
-            async with service.serve() as url:
-                show = Show(example=options.example, execution_id="dev-1", goal=Status.COMPLETED)
-                code = await _show(running, output, show, url)
-                await stopped.wait()
-        else:
-            await stopped.wait()
+        if options.example is None:
+            await _first(running.working, stopped.wait())
+            return execute.OK
+        async with service.serve() as url:
+            show = Show(example=options.example, execution_id="dev-1", goal=Status.COMPLETED)
+            shown = asyncio.create_task(_show(running, output, show, url), name="show")
+            await _first(running.working, stopped.wait(), shown)
+            code = shown.result() if shown.done() and not shown.cancelled() else execute.INTERRUPTED
+            await _first(running.working, stopped.wait())
     return code
+
+
+async def _first(
+    working: asyncio.Task[None], interrupt: Coroutine[None, None, bool], *others: asyncio.Task[int]
+) -> None:
+    """Waits until the agent has ended, somebody interrupts, or another task is done; ends what then is not."""
+    interrupted = asyncio.create_task(interrupt, name="interrupt")
+    try:
+        await asyncio.wait([working, interrupted, *others], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await tasks.cancel_and_wait(interrupted, *(task for task in others if not task.done()))
 
 
 async def demo(options: Options) -> int:

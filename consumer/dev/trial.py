@@ -28,8 +28,8 @@ class Trial:
     settings: Settings
     """As the agent has them, and as a client of it needs them."""
     started: Started
-    stop: asyncio.Event
-    """Set it to end the agent."""
+    working: asyncio.Task[None]
+    """The agent; it ends only when the block does, or because it failed."""
 
 
 def open_settings(settings: Settings, bootstrap: str) -> Settings:
@@ -65,7 +65,7 @@ async def trial(settings: Settings, *, port: int = 0) -> AsyncIterator[Trial]:
         working = asyncio.create_task(agent.work(mine, stop, on_start=told.append, ready=ready), name="agent")
         try:
             await _until_ready(working, ready)
-            yield Trial(settings=mine, started=told[0], stop=stop)
+            yield Trial(settings=mine, started=told[0], working=working)
         finally:
             stop.set()
             await working
