@@ -86,7 +86,7 @@ class StepRunner:
         state = self._execution.state
         try:
             condition = conditions.compile_condition(handler.when)
-            if attempts.is_dry(state, phase) and condition.steps:
+            if attempts.is_dry(state, phase) and condition.depends_on_steps:
                 return []
             if condition.evaluate(self._variables()):
                 return []
@@ -98,7 +98,8 @@ class StepRunner:
     def _variables(self) -> dict[str, JsonValue]:
         state = self._execution.state
         steps: dict[str, JsonValue] = {
-            name: {"status": step.status.value, "output": step.output} for name, step in state.steps.items()
+            name: {"status": step.status.value, **({} if step.output is None else {"output": step.output})}
+            for name, step in state.steps.items()
         }
         return {
             "parameters": self._prepared.parameters,

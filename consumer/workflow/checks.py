@@ -11,7 +11,7 @@ from typing import Protocol
 import jsonschema
 from pydantic import JsonValue, ValidationError
 
-from consumer.workflow import conditions, graph, patterns, values
+from consumer.workflow import conditions, graph, mending, patterns, values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, Unknown
 from schemas.failure import Problem
 from schemas.problems import path_text, problems_of
@@ -70,12 +70,17 @@ def check_package(
     if not isinstance(document, dict):
         message = f"a package is an object with metadata and spec, not {type(document).__name__}"
         return Checked(package=None, problems=(Problem(path="", message=message),))
+    broken: list[Problem] = []
     try:
         package = WorkflowPackage.model_validate(document)
     except ValidationError as error:
-        return Checked(package=None, problems=tuple(problems_of(error, WorkflowPackage)))
+        broken = problems_of(error, WorkflowPackage)
+        rest = mending.mended(document, error)
+        if rest is None:
+            return Checked(package=None, problems=tuple(broken))
+        package = rest
     if too_large := _too_large(package):
-        return Checked(package=package, problems=(too_large,))
+        return Checked(package=None if broken else package, problems=(*broken, too_large))
     problems = list(unknown_fields(package))
     problems += _notes(package)
     if workflow_id is not None and workflow_id not in (package.workflow_id, package.metadata.name):
@@ -89,6 +94,9 @@ def check_package(
         names = declared if isinstance(declared, dict) else {}
         known = {**dict.fromkeys(names, UNKNOWN), **merged}
     problems += _Handlers(package, adapters, known, environment or {}).problems()
+    if broken:
+        told = {problem.path for problem in broken}
+        return Checked(package=None, problems=(*broken, *(p for p in problems if p.path not in told)))
     return Checked(package=package, parameters=merged, problems=tuple(problems))
 
 

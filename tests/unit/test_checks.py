@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
+from consumer.adapters.delay import DelayAdapter
+from consumer.clock import SystemClock
 from consumer.ports import JsonObject, Scope
 from consumer.workflow import answers, values
 from consumer.workflow.checks import MAX_STEPS, Checked, check_package
@@ -291,3 +293,46 @@ def test_what_is_told_of_problems_is_bounded_and_says_how_much_more_there_is() -
     assert told[-1].severity == "error"
     few = [Problem(path="a", message="b", severity="warning")]
     assert answers.bounded(few) == tuple(few)
+
+
+def test_what_is_wrong_in_the_structure_hides_nothing_else() -> None:
+    document: dict[str, JsonValue] = {
+        "metadata": {"name": "all-at-once", "nmae": "x"},
+        "spec": {
+            "parameters": {"type": "object", "properties": {"namespace": {"type": "string"}}},
+            "handlers": [
+                {"name": "one", "type": "delay", "config": {"duration": "1s"}, "timeout": "5 parsecs"},
+                {"name": "two", "type": "delay", "config": {"duration": "${namespce}"}, "needs": ["onne"]},
+                {"name": "three", "type": "dely", "config": {}, "retry": {"max_attempts": 0}},
+            ],
+        },
+    }
+    checked = check_package(document, None, {"delay": DelayAdapter(SystemClock())})
+    assert checked.package is None
+    told = {problem.path for problem in checked.problems}
+    assert told >= {
+        "metadata.nmae",
+        "spec.handlers[0].timeout",
+        "spec.handlers[1].needs[0]",
+        "spec.handlers[1].config.duration",
+        "spec.handlers[2].retry.max_attempts",
+        "spec.handlers[2].type",
+    }
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"metadata": {"name": "x"}, "spec": {"handlers": "nothing"}},
+        {"metadata": {"name": "NOT A LABEL"}, "spec": {"handlers": [{"name": "a", "type": "delay", "config": {}}]}},
+        {"metadata": {"name": "x"}, "spec": {"parameters": 7, "handlers": [{"name": "a", "type": "no", "config": {}}]}},
+        {"metadata": {"name": "x"}, "spec": {"handlers": [7, {"name": "a"}]}},
+        {"metadata": 1, "spec": 2},
+        {},
+    ],
+    ids=["no list", "no name", "no parameters", "no steps", "nothing right", "empty"],
+)
+def test_a_structure_that_can_not_be_looked_past_tells_its_own_problems(document: dict[str, JsonValue]) -> None:
+    checked = check_package(document, {}, {"delay": DelayAdapter(SystemClock())})
+    assert checked.package is None
+    assert checked.errors
