@@ -202,11 +202,12 @@ async def test_a_step_sees_only_the_variables_it_is_given(
     assert isinstance(result["parsed"], list)
     given = dict(str(line).partition("=")[::2] for line in result["parsed"])
     given.pop("WPK_RUN_ID", None)
-    assert {name: given.pop(name) for name in ("OWN", "NUMBER", "WPK_STEP", "WPK_ATTEMPT")} == {
+    assert {name: given.pop(name) for name in ("OWN", "NUMBER", "WPK_STEP", "WPK_ATTEMPT", "WPK_EPOCH")} == {
         "OWN": "1",
         "NUMBER": "2",
         "WPK_STEP": "a-step",
         "WPK_ATTEMPT": "1",
+        "WPK_EPOCH": "1",
     }
     assert given.pop("WPK_EXECUTION_ID") == "run-1"
     assert given.pop("WPK_IDEMPOTENCY_KEY") == "run-1/run/a-step"

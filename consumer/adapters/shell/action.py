@@ -121,6 +121,7 @@ class ShellAction:
             "WPK_EXECUTION_ID": step.execution_id,
             "WPK_STEP": step.step,
             "WPK_ATTEMPT": str(step.attempt),
+            "WPK_EPOCH": str(step.epoch),
             "WPK_IDEMPOTENCY_KEY": step.idempotency_key,
         }
 
