@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from consumer.errors import SettingsError
-from tests.support.kafka import KafkaBroker, Unavailable, any_apache, embedded_broker
+from tests.support.kafka import KafkaBroker, KafkaCluster, Unavailable, any_apache, apache_cluster, embedded_broker
 from tests.support.require import require
 
 _PARTING = 2.0
@@ -26,7 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker."""
     for item in items:
-        if "apache_kafka" in getattr(item, "fixturenames", ()):
+        if {"apache_kafka", "kafka_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
 
 
@@ -64,6 +64,31 @@ def apache_kafka(request: pytest.FixtureRequest) -> KafkaBroker:
         require(False, f"there is no Apache Kafka: {error}")
         raise
     return _running(broker)
+
+
+@pytest.fixture(scope="session")
+def cluster_session() -> Iterator[KafkaCluster]:
+    """The three nodes of the whole run; tests ask for `kafka_cluster`."""
+    with apache_cluster(("a", "b", "c")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def kafka_cluster(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
+    """Three nodes without a fault, shared by all tests, to be broken: what is broken after a test is healed.
+
+    Clients of the sets a, b and c reach it by proxies, observers directly. Where the test fails, it is described.
+    """
+    try:
+        cluster: KafkaCluster = request.getfixturevalue("cluster_session")
+    except Unavailable as error:
+        require(False, f"there is no Apache Kafka: {error}")
+        raise
+    cluster.heal()
+    failed = request.session.testsfailed
+    yield cluster
+    if request.session.testsfailed > failed:
+        print(f"{cluster.describe()}\nall that the nodes wrote: {cluster.keep_logs()}")  # noqa: T201 - pytest shows it
 
 
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])

@@ -9,14 +9,18 @@ import pytest
 
 Kind = Literal["embedded", "apache"]
 
-_SERVER_PROPERTIES = Path(__file__).parent / "server.properties"
+_HERE = Path(__file__).parent
 
 
-def server_settings(**places: object) -> dict[str, str]:
-    """The settings of the tests' Apache Kafka, the same in a container and as a process of its own."""
-    lines = _SERVER_PROPERTIES.read_text().splitlines()
-    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {name: value.format(**places) for name, value in pairs}
+def server_settings(*, cluster: bool = False, **places: object) -> dict[str, str]:
+    """The settings of the tests' Apache Kafka, the same in a container and as a process of its own.
+
+    With `cluster`, those of a node among several.
+    """
+    files = ["server.properties", "cluster.properties"] if cluster else ["server.properties"]
+    lines = [line for file in files for line in (_HERE / file).read_text().splitlines()]
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value.format(**places) for name, value in values.items()}
 
 
 class KafkaBroker:

@@ -7,6 +7,7 @@ wins. An archive of the loaded classes (JEP 350) comes beside them once a broker
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,23 +50,41 @@ class Distribution:
         """The archive of loaded classes; there may be none. It holds for these very jars and this very Java."""
         return self.home / "classes.jsa"
 
-    def java(self, *options: str) -> list[str]:
+    def format(self, data: Path, node: int = 1) -> None:
+        """Makes the log directory of a node that has not begun yet.
+
+        As `StorageTool` would: what it writes differs from node to node in two ids alone, of the node and of the
+        directory (a random one, in Kafka's way to write a UUID).
+        """
+        shutil.copytree(self.formatted, data)
+        identity = data / "meta.properties"
+        directory = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        identity.write_text(
+            re.sub(
+                r"^directory\.id=.*$",
+                f"directory.id={directory}",
+                re.sub(r"^node\.id=.*$", f"node.id={node}", identity.read_text(), flags=re.MULTILINE),
+                flags=re.MULTILINE,
+            )
+        )
+
+    def java(self, *options: str, heap: str = "384m") -> list[str]:
         """A JVM with the broker's class path: small, and quick to start rather than quick in the long run."""
         jars = ":".join(str(jar) for jar in sorted((self.home / "jars").glob("*.jar")))
         return [
             _java(),
-            *("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable", "-Xlog:all=error:stderr"),
+            *(f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable", "-Xlog:all=error:stderr"),
             f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}",
             *options,
             *("-cp", jars),
         ]
 
-    def broker(self, properties: Path, *, archive_to: Path | None = None) -> list[str]:
+    def broker(self, properties: Path, *, archive_to: Path | None = None, heap: str = "384m") -> list[str]:
         """The command line of a broker; with `archive_to`, one that writes the class archive when it ends in order."""
         options = [f"-XX:SharedArchiveFile={self.archive}"] if self.archive.exists() else []
         if archive_to is not None:
             options = [f"-XX:ArchiveClassesAtExit={archive_to}"]
-        return [*self.java(*options), "kafka.Kafka", str(properties)]
+        return [*self.java(*options, heap=heap), "kafka.Kafka", str(properties)]
 
 
 def is_installed() -> bool:

@@ -26,7 +26,7 @@ _STOP_TIMEOUT = 20.0
 
 # A process that is tied to its owner dies with the *thread* that started it, and a test may restart a broker from a
 # thread that soon ends: this thread starts all of them, and ends with the interpreter.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
+starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
 
 
 class ProcessBroker(KafkaBroker):
@@ -56,6 +56,10 @@ class ProcessBroker(KafkaBroker):
         return self._process is not None and self._process.poll() is None
 
     @property
+    def _exit_code(self) -> int | None:
+        return self._process.poll() if self._process is not None else None
+
+    @property
     def pid(self) -> int:
         """The broker's own process."""
         assert self._process is not None, "the broker was never started"
@@ -68,13 +72,21 @@ class ProcessBroker(KafkaBroker):
 
     def start(self) -> None:
         """Starts it and returns when it serves. Raises RuntimeError with its last words where it doesn't."""
-        self._process = _starter.submit(self._spawn).result()
+        self.launch()
+        self.await_service()
+
+    def launch(self) -> None:
+        """Starts it and returns at once."""
+        self._process = starter.submit(self._spawn).result()
+
+    def await_service(self) -> None:
+        """Returns when it serves. Kills it and raises RuntimeError with its last words where it doesn't."""
         deadline = time.monotonic() + START_TIMEOUT
         while self.alive and time.monotonic() < deadline:
             if self._ready(self.port) and self.alive:
                 return
             time.sleep(0.02)
-        ended = f"ended with {self._process.poll()}" if not self.alive else f"did not serve within {START_TIMEOUT:g} s"
+        ended = f"ended with {self._exit_code}" if not self.alive else f"did not serve within {START_TIMEOUT:g} s"
         self.kill()
         raise RuntimeError(f"the {self.kind} broker on port {self.port} {ended}; its last words:\n{self.output}")
 
@@ -155,7 +167,7 @@ def apache_broker() -> Iterator[ProcessBroker]:
 def _apache(kafka: jars.Distribution, directory: Path, *, archive_to: Path | None = None) -> ProcessBroker:
     port, controller = embedded.free_port(), embedded.free_port()
     data = directory / "data"
-    shutil.copytree(kafka.formatted, data)
+    kafka.format(data)
     properties = directory / "server.properties"
     settings = server_settings(port=port, controller=controller, data=str(data))
     properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
