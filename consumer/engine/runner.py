@@ -7,6 +7,7 @@ who answers them stages events on the same `Execution` and sets `changed`.
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import deque
 from datetime import datetime
 from functools import partial
@@ -18,7 +19,7 @@ from consumer.engine.slots import Slots
 from consumer.engine.step import Attempt, StepRunner
 from consumer.workflow import advance, attempts, program
 from consumer.workflow.advance import Decision
-from consumer.workflow.attempts import Outcome
+from consumer.workflow.attempts import Failed, Outcome
 from consumer.workflow.program import Program
 from schemas.events import ExecutionResult, Phase, Status
 from schemas.execution import StepStatus
@@ -26,6 +27,16 @@ from schemas.wpk import Handler
 
 #: The longest sleep without a look at the clock (seconds), so that a jump of the wall clock is noticed.
 _LONGEST_SLEEP = 60.0
+
+
+class Parting(enum.IntEnum):
+    """Which running steps have to end because the agent stops."""
+
+    NONE = 0
+    WAITS = 1
+    """Those that only wait: the next owner goes on with them, with the time that is left."""
+    ALL = 2
+    """What may be repeated is left to the next owner, as in doubt; the trail of every other step says what happened."""
 
 
 class Runner:
@@ -38,6 +49,9 @@ class Runner:
         self._results: deque[tuple[Attempt, Outcome]] = deque()
         self._tasks: dict[tuple[Phase, str], asyncio.Task[None]] = {}
         self._stopping: set[tuple[Phase, str]] = set()
+        self._parting = Parting.NONE
+        self._parted: dict[tuple[Phase, str], Outcome | None] = {}
+        """What is told of the attempts that were ended by the agent's stop; nothing of those left to the next owner."""
         self._starting: list[Attempt] = []
         self._doubtful: list[str] = []
         """Steps that a former owner had started, whose attempt is to be made again."""
@@ -52,6 +66,11 @@ class Runner:
                     await self._loop(group)
         finally:
             self._slots.leave(self._execution)
+
+    def part(self, parting: Parting) -> None:
+        """Ends steps because the agent stops; hold the journal's slots first, so that none begins."""
+        self._parting = max(self._parting, parting)
+        self._execution.changed.set()
 
     async def _prepare(self) -> bool:
         """Checks the package and goes on where the trail ends; False: the execution is over."""
@@ -88,6 +107,7 @@ class Runner:
         execution = self._execution
         while True:
             execution.changed.clear()
+            await self._part()
             self._take_results()
             decision = self._decide()
             if execution.staged:
@@ -185,7 +205,7 @@ class Runner:
 
     def _slot_for(self, names: tuple[str, ...], steps: Program) -> bool:
         idle = all(steps.handlers[name].type == "delay" for name in names)
-        return idle or self._slots.take(self._execution)
+        return (idle and not self._slots.held(self._execution)) or self._slots.take(self._execution)
 
     def _free_slot(self) -> None:
         """An execution that only waits (approval, backoff, delay) leaves its slot to others."""
@@ -198,6 +218,7 @@ class Runner:
         """Stages the start of the step's next attempt (or why there is none); `_launch` acts once that is durable."""
         execution = self._execution
         step = execution.state.phase_steps(phase)[handler.name]
+        repeated = step.status is StepStatus.RUNNING
         if step.status is StepStatus.PENDING:
             refused = self._steps.condition(handler, phase)
             if refused:
@@ -209,7 +230,9 @@ class Runner:
         execution.stage(*drafts)
         step = execution.state.phase_steps(phase)[handler.name]
         began = step.started_at or execution.now()
-        self._starting.append(Attempt(handler=handler, phase=phase, number=step.attempt, began=began))
+        self._starting.append(
+            Attempt(handler=handler, phase=phase, number=step.attempt, began=began, repeated=repeated)
+        )
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
         """Begins the attempts whose start is durable, once the owner may act."""
@@ -232,9 +255,31 @@ class Runner:
 
     def _settled(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """A callback, not an `except`: a task that is cancelled before its first step never enters its own `try`."""
+        key = (attempt.phase, attempt.handler.name)
         if task.cancelled():
-            self._results.append((attempt, attempts.Stopped(reason="the execution was cancelled")))
+            outcome = self._parted.get(key, attempts.Stopped(reason="the execution was cancelled"))
+            if outcome is not None:
+                self._results.append((attempt, outcome))
+            elif self._tasks.get(key) is task:
+                del self._tasks[key]
         self._execution.changed.set()
+
+    async def _part(self) -> None:
+        """Ends the attempts whose time is over because the agent stops."""
+        if self._parting is Parting.NONE:
+            return
+        phase = self._phase()
+        dry = attempts.is_dry(self._execution.state, phase)
+        for key in self._tasks.keys() - self._stopping:
+            name = key[1]
+            handler = self._current_program().handlers[name]
+            left = attempts.may_repeat(handler, repeatable=await self._steps.repeatable(handler, phase), dry=dry)
+            waits = left and await self._steps.waits(handler, phase)
+            task = self._tasks.get(key)  # it may have ended meanwhile
+            if task is not None and (waits or self._parting is Parting.ALL):
+                self._parted[key] = None if left else Failed(failure=attempts.interrupted(name))
+                self._stopping.add(key)
+                task.cancel()
 
     def _stop(self, names: tuple[str, ...], phase: Phase) -> None:
         for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -51,6 +51,8 @@ class Attempt:
     number: int
     began: datetime
     """When it first began; earlier than now where a new owner repeats it."""
+    repeated: bool = False
+    """Whether a former owner had begun it."""
 
 
 class StepRunner:
@@ -152,14 +154,23 @@ class StepRunner:
 
     async def repeatable(self, handler: Handler, phase: Phase) -> bool:
         """Whether an attempt of the step whose outcome is unknown may simply be made again."""
+        action = await self._action(handler, phase)
+        return action is not None and action.repeatable
+
+    async def waits(self, handler: Handler, phase: Phase) -> bool:
+        """Whether the step is a repeatable one that mostly waits: its configuration says how long it may take."""
+        action = await self._action(handler, phase)
+        return action is not None and action.repeatable and action.time_limit is not None
+
+    async def _action(self, handler: Handler, phase: Phase) -> Action | None:
         try:
             await self._reveal(handler)
-            return self._adapter(handler).prepare(dict(handler.config), self._scope(phase, attempt=1)).repeatable
+            return self._adapter(handler).prepare(dict(handler.config), self._scope(phase, attempt=1))
         except (StepError, ConfigError):
-            return False
+            return None
         except Exception as error:
             self._log_crash(handler, error)
-            return False
+            return None
 
     # --- the attempt ---
 
@@ -229,6 +240,7 @@ class StepRunner:
             epoch=execution.journal.epoch,
             dry_run=attempts.is_dry(state, attempt.phase),
             first_started_at=attempt.began,
+            repeated=attempt.repeated,
             limits=self.package.spec.validation.resource_limits,
             log=log.write,
             capture=self._capture(attempt, log),
@@ -271,6 +283,7 @@ class StepRunner:
             limit = handler.timeout or self._services.limits.step_timeout
             if context.dry_run:
                 return _planned(await self._timed(adapter.plan_undo(record, context), limit, handler))
+            await self._may_act()
             return await self._timed(adapter.undo(record, context), limit, handler)
         await self._reveal(handler)
         scope = self._scope(attempt.phase, attempt.number)
@@ -280,7 +293,14 @@ class StepRunner:
         limit = self._limit(handler, action)
         if context.dry_run:
             return _planned(await self._timed(action.plan(context), limit, handler))
-        return await self._timed(action.run(context), limit, handler)
+        await self._may_act()
+        return await self._timed(action.run(replace(context, timeout=limit)), limit, handler)
+
+    async def _may_act(self) -> None:
+        """The owner's last look before an effect: to fetch the secrets may have taken long, or the process stood still
+        since the start became durable. Raises OwnershipLost."""
+        if not self._execution.journal.fresh:
+            await self._execution.journal.may_act()
 
     def _limit(self, handler: Handler, action: Action) -> float:
         if handler.timeout is not None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from consumer.engine import prepare
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
-from consumer.engine.runner import Runner
+from consumer.engine.runner import Parting, Runner
 from consumer.engine.services import Services
 from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
@@ -76,6 +76,7 @@ class Supervisor:
         self._slots = Slots(services.limits.max_executions, self._measure)
         self._live = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._runners: set[Runner] = set()
         self._on_room: Callable[[], None] = lambda: None
         self.room = asyncio.Event()
         """Set while new executions may be accepted."""
@@ -131,12 +132,21 @@ class Supervisor:
         return partition
 
     def hold(self, partition: Partition) -> None:
-        """No further step begins; what runs goes on."""
+        """No further step begins; what runs goes on, and the trail of none is a crash if the next owner finds it so."""
         self._slots.hold(partition.journal)
+        for execution in partition.live.values():
+            execution.note_hand_over(possible=True)
 
     def resume(self, partition: Partition) -> None:
         """Ends the hold."""
+        for execution in partition.live.values():
+            execution.note_hand_over(possible=False)
         self._slots.resume(partition.journal)
+
+    def part(self, parting: Parting) -> None:
+        """The agent stops: ends those running steps, in all partitions. Hold them first, and wait by `quiet`."""
+        for runner in self._runners:
+            runner.part(parting)
 
     async def quiet(self, within: float) -> bool:
         """Whether all running steps came to their end within that time (seconds); hold first."""
@@ -168,14 +178,17 @@ class Supervisor:
 
     async def _run(self, partition: Partition, execution: Execution) -> None:
         structlog.contextvars.bind_contextvars(execution=execution.execution_id)
+        runner = Runner(execution, self._services, self._slots)
+        self._runners.add(runner)
         try:
-            await Runner(execution, self._services, self._slots).run()
+            await runner.run()
         except* OwnershipLost:
             _log.info("execution.left", reason="the partition's owner is lost; its next owner goes on")
         except* Exception as group:
             _log.error("execution.crashed", exc_info=group)
             await self._end_crashed(execution, group)
         finally:
+            self._runners.discard(runner)
             self._live -= 1
             partition.live.pop(execution.execution_id, None)
             state = execution.known

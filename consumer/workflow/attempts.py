@@ -16,6 +16,10 @@ from schemas.failure import Failure
 from schemas.wpk import Handler
 
 
+#: How many owners may be lost, and not hand over in order, while they make one attempt of a step that may be repeated.
+MAX_INTERRUPTIONS = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succeeded:
     """The attempt did what it should."""
@@ -163,6 +167,26 @@ def in_doubt(state: ExecutionState, phase: Phase) -> list[StepState]:
     return [step for step in state.phase_steps(phase).values() if step.status is StepStatus.RUNNING]
 
 
+def may_repeat(handler: Handler, *, repeatable: bool, dry: bool) -> bool:
+    """Whether an attempt of the step whose outcome is unknown may be made again.
+
+    `on_interrupt` decides over what the adapter says of the action; a dry run's step may always be repeated.
+    """
+    return dry or handler.on_interrupt == "retry" or (handler.on_interrupt is None and repeatable)
+
+
+def interrupted(step: str) -> Failure:
+    """The agent stops, and the attempt had to be ended although it may not be repeated."""
+    return Failure(
+        type="interrupted",
+        message=(
+            f"the agent was stopped while {step} ran, and the stop's grace was over before it ended; "
+            "whether it took effect is not known, and it may not be repeated (on_interrupt: retry would allow it)"
+        ),
+        step=step,
+    )
+
+
 def resume(
     state: ExecutionState,
     phase: Phase,
@@ -170,26 +194,29 @@ def resume(
     repeatable: Callable[[Handler], bool],
     now: datetime,
 ) -> list[EventData]:
-    """A new owner goes on: it says so, and fails the steps in doubt that may not simply be made again.
+    """A new owner goes on: it says so, and fails the steps in doubt that may not be made again.
 
-    `on_interrupt` decides over what the adapter says of the action; a dry run's step may always be repeated.
+    Those are the ones that are not repeatable, and those that have been made again too often: a step that ends the
+    agent (its memory, a crash in a library) would end every successor, and each time all that runs beside it.
     """
     doubtful = in_doubt(state, phase)
     dry = is_dry(state, phase)
     status = state.status or events.Status.RUNNING
+    handed_over = state.handing_over and bool(doubtful)
     drafts: list[EventData] = [
-        events.ExecutionResumed(status=status, in_doubt=tuple(step.step for step in doubtful), dry_run=dry)
+        events.ExecutionResumed(
+            status=status, in_doubt=tuple(step.step for step in doubtful), handed_over=handed_over, dry_run=dry
+        )
     ]
     for step in doubtful:
         handler = handlers[step.step]
-        again = handler.on_interrupt == "retry" or (handler.on_interrupt is None and repeatable(handler))
-        if dry or again:
+        losses = step.found(handed_over=handed_over).interruptions
+        if not may_repeat(handler, repeatable=repeatable(handler), dry=dry):
+            message = _unrepeatable(step, handler)
+        elif losses >= MAX_INTERRUPTIONS and handler.type != "delay":  # a delay does nothing that could end an agent
+            message = _too_often(step, losses)
+        else:
             continue
-        message = (
-            f"the agent was interrupted while {step.step} ran; whether it took effect is not known, "
-            "and it may not be repeated (on_interrupt: retry would allow it)"
-        )
-        failure = Failure(type="interrupted", message=message, step=step.step)
         began = step.started_at or now
         drafts.append(
             events.StepFailed(
@@ -199,8 +226,30 @@ def resume(
                 attempt=step.attempt,
                 started_at=began,
                 duration=max(0.0, round((now - began).total_seconds(), 3)),
-                error=failure,
+                error=Failure(type="interrupted", message=message, step=step.step),
                 continued=handler.on_failure == "continue",
+                dry_run=dry,
             )
         )
     return drafts
+
+
+def _unrepeatable(step: StepState, handler: Handler) -> str:
+    rule = (
+        "its on_interrupt: fail forbids to make it again"
+        if handler.on_interrupt == "fail"
+        else "it may not simply be made again (on_interrupt: retry would allow it)"
+    )
+    return f"the agent was interrupted while {step.step} ran; whether it took effect is not known: {_look(step)}; {rule}"
+
+
+def _too_often(step: StepState, losses: int) -> str:
+    return (
+        f"the agent was lost {losses} times while it made this attempt of {step.step}, so it is not made again: it may "
+        f"be what ends the agent (out of memory, a crash in a library); whether it took effect is not known: "
+        f"{_look(step)}, and at the agents' logs"
+    )
+
+
+def _look(step: StepState) -> str:
+    return "look at " + (f"what it was to change ({step.captured})" if step.captured else "what it was to change")
