@@ -254,8 +254,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         lane = Lane(
             number,
             supervisor=self._supervisor,
-            # A membership for each owner: it is bound to the member id that the agent has when the owner begins.
-            new_owner=lambda: self._factory.owner(number, GroupMembership(self._consumer, self._names, number)),
+            # A membership for each writer: it is bound to the member id that the agent has when the writer begins.
+            new_owner=lambda: self._factory.owner(number, lambda: GroupMembership(self._consumer, self._names, number)),
             source=self,
             max_bytes=self._options.max_command_bytes,
         )

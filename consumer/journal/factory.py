@@ -11,7 +11,7 @@ from consumer.journal.connection import KafkaConnection
 from consumer.journal.membership import Commit
 from consumer.journal.owner import Identity, Limits, PartitionOwner
 from consumer.journal.probe import Mode
-from consumer.journal.reader import PartitionReader, open_reader
+from consumer.journal.reader import PartitionReader, Start, open_reader
 from consumer.journal.restore import Fold
 from consumer.journal.topics import TopicNames
 from consumer.journal.writer import TRANSACTION_TIMEOUT_MS, AtLeastOnceWriter, ExactlyOnceWriter, Writer
@@ -32,11 +32,20 @@ class OwnerFactory:
     transaction_timeout: float = TRANSACTION_TIMEOUT_MS / 1000
     """Seconds after which the broker ends a dead owner's open transaction by itself."""
 
-    def owner(self, partition: int, commit: Commit) -> PartitionOwner:
-        """A new owner, to be opened. `commit` proves the group's membership."""
-        writer: Writer
+    def owner(self, partition: int, new_commit: Callable[[], Commit]) -> PartitionOwner:
+        """A new owner, to be opened. `new_commit` gives a proof of the membership that the agent has at that time."""
+        return PartitionOwner(
+            partition,
+            lambda: self._writer(partition, new_commit()),
+            lambda start: self._state_log(partition, start),
+            self.identity,
+            self.limits,
+            on_write=self.on_write,
+        )
+
+    def _writer(self, partition: int, commit: Commit) -> Writer:
         if self.mode == "exactly_once":
-            writer = ExactlyOnceWriter(
+            return ExactlyOnceWriter(
                 self.connection,
                 self.names,
                 partition,
@@ -45,17 +54,8 @@ class OwnerFactory:
                 transaction_timeout_ms=int(self.transaction_timeout * 1000),
                 batch_bytes=self.limits.record_bytes,
             )
-        else:
-            writer = AtLeastOnceWriter(
-                self.connection, self.names, partition, commit=commit, batch_bytes=self.limits.record_bytes
-            )
-        return PartitionOwner(
-            partition,
-            writer,
-            lambda: self._state_log(partition),
-            self.identity,
-            self.limits,
-            on_write=self.on_write,
+        return AtLeastOnceWriter(
+            self.connection, self.names, partition, commit=commit, batch_bytes=self.limits.record_bytes
         )
 
     async def read_state(self, partition: int) -> dict[bytes, bytes]:
@@ -67,6 +67,7 @@ class OwnerFactory:
         return {key: value for key, value in fold.values.items() if not lineage.is_reserved(key)}
 
     @asynccontextmanager
-    async def _state_log(self, partition: int) -> AsyncIterator[PartitionReader]:
-        async with open_reader(self.connection, [(self.names.name(Topic.STATE), partition)]) as reader:
+    async def _state_log(self, partition: int, start: Start = "beginning") -> AsyncIterator[PartitionReader]:
+        place = (self.names.name(Topic.STATE), partition)
+        async with open_reader(self.connection, [place], starts={place: start}) as reader:
             yield reader

@@ -8,6 +8,10 @@ broker fences and nothing is ever void; without them this rule is the fence.
 Claims share one key, so that compaction may leave a void claim and take the valid one away. What the valid owner wrote
 still tells: only an owner that found its claim valid writes under its epoch, and it does so at once. A claim is
 therefore refuted by any record whose epoch lies between the one it names and its own.
+
+An owner numbers its batches, and state records carry that number too. Where a write's outcome was unknown the owner
+writes the batch again, under the same number, by another connection; what the network still held of the first attempt
+may come after later batches, and is void for its lower number.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from consumer.ports import CommandTopic
 OWNER_KEY = b"@owner"
 OFFSETS_KEY = b"@offsets"
 EPOCH_HEADER = "epoch"
+BATCH_HEADER = "batch"
 
 
 def is_reserved(key: bytes | None) -> bool:
@@ -67,10 +72,11 @@ class Claim:
 class Lineage:
     """Follows the owners of one state partition through its log."""
 
-    def __init__(self) -> None:
-        self.epoch: int | None = None
+    def __init__(self, epoch: int | None = None) -> None:
+        self.epoch = epoch
         """The epoch of the present owner, so far."""
-        self._refuted_above = 0
+        self._refuted_above = 0 if epoch is None else epoch
+        self._batch = 0
 
     def claim(self, offset: int, after: int | None) -> bool:
         """Takes note of a claim; whether it is valid."""
@@ -78,23 +84,41 @@ class Lineage:
             return False
         self.epoch = offset
         self._refuted_above = -1 if after is None else after
+        self._batch = 0
         return True
 
-    def record(self, epoch: int) -> bool:
-        """Whether a state record written under that epoch counts."""
+    def record(self, epoch: int, batch: int = 0) -> bool:
+        """Whether a state record of that epoch's batch counts."""
         if epoch == self.epoch:
-            return True
-        if self.epoch is None or epoch > self._refuted_above:
+            if batch < self._batch:
+                return False
+        elif self.epoch is None or epoch > self._refuted_above:
             # The claim of that epoch was compacted away; one between it and the present claim's refutes the latter.
             self.epoch = self._refuted_above = epoch
-            return True
-        return False
+        else:
+            return False
+        self._batch = batch
+        return True
 
 
 def epoch_of(headers: tuple[tuple[str, bytes], ...]) -> int | None:
     """The epoch in a state record's headers; None where there is none to read."""
+    return _number(headers, EPOCH_HEADER)
+
+
+def batch_of(headers: tuple[tuple[str, bytes], ...]) -> int:
+    """The number of the batch in a state record's headers; 0 where there is none to read."""
+    return _number(headers, BATCH_HEADER) or 0
+
+
+def stamp(epoch: int, batch: int) -> tuple[tuple[str, bytes], ...]:
+    """The headers that a state record of that batch carries."""
+    return ((EPOCH_HEADER, str(epoch).encode()), (BATCH_HEADER, str(batch).encode()))
+
+
+def _number(headers: tuple[tuple[str, bytes], ...], wanted: str) -> int | None:
     for name, value in reversed(headers):
-        if name == EPOCH_HEADER:
+        if name == wanted:
             return int(value) if value.isdigit() else None
     return None
 

@@ -2,16 +2,22 @@
 
 FENCING → RESTORING → ACTIVE → QUIESCING → DEAD. Records are queued at once and written by one task in a loop: all that
 is queued goes in one batch, its waiters are told, and the loop goes round again. Under load batches grow by themselves,
-when idle an append is written at once. Any failure of a write leaves its outcome unknown, so that the owner dies with
-it: what is pending fails with OwnershipLost, and a successor restores from what is in the log.
+when idle an append is written at once.
+
+A write that fails leaves its outcome unknown: a broker died, the connection was cut, the own transaction ran out of
+time. The owner then recovers: it proves its membership anew, takes a new writer, which ends whatever the former one
+left open, and looks into the log. Where no other owner has come it knows what became of the batch, writes it where it
+is not there, and goes on; nobody above notices but by the time it takes. Only another owner's claim ends it: what is
+pending then fails with OwnershipLost, and the successor restores from what is in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -23,12 +29,18 @@ from consumer.errors import OwnershipLost, SettingsError
 from consumer.journal import lineage
 from consumer.journal.connection import explain
 from consumer.journal.queue import Append, AppendQueue, newest_state
-from consumer.journal.restore import Restored, StateLog, restore
+from consumer.journal.reader import Start
+from consumer.journal.restore import Restored, StateLog, is_written, restore
 from consumer.journal.writer import Writer
 from consumer.ports import CommandTopic, Record, Topic
 from schemas.scalars import format_moment
 
 log = structlog.get_logger(__name__)
+
+#: Opens the state partition's log for reading from a place.
+OpenLog = Callable[[Start], AbstractAsyncContextManager[StateLog]]
+#: Between attempts to recover (seconds): the shortest and the longest pause.
+_PAUSES = (0.2, 5.0)
 
 
 class Phase(enum.Enum):
@@ -67,6 +79,24 @@ class Limits:
     """An effect begins only if the ownership was proven so recently."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why nothing is written at present."""
+
+    since: float
+    """On the monotonic clock."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is written at once."""
+
+    number: int
+    records: Sequence[Record]
+    offsets: Mapping[CommandTopic, int]
+
+
 @dataclass(slots=True)
 class Stats:
     """What an owner has done so far, for metrics."""
@@ -83,15 +113,16 @@ class PartitionOwner:
     def __init__(
         self,
         partition: int,
-        writer: Writer,
-        open_log: Callable[[], AbstractAsyncContextManager[StateLog]],
+        new_writer: Callable[[], Writer],
+        open_log: OpenLog,
         identity: Identity,
         limits: Limits = Limits(),
         clock: Clock = SystemClock(),  # noqa: B008 - without state
         on_write: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._partition = partition
-        self._writer = writer
+        self._new_writer = new_writer
+        self._writer = new_writer()
         self._open_log = open_log
         self._identity = identity
         self._limits = limits
@@ -101,7 +132,10 @@ class PartitionOwner:
         self._epoch = -1
         self._offsets: dict[CommandTopic, int] = {}
         self._queue = AppendQueue()
-        self._writing = False
+        self._number = 0
+        self._known_end = 0
+        """An offset of the state topic, before which all of this owner's writes have a known outcome."""
+        self._disturbable = False
         self._held = False
         self._proven_at = float("-inf")
         self._changed = asyncio.Event()
@@ -110,6 +144,8 @@ class PartitionOwner:
         """Set at death."""
         self.reason: str | None = None
         """Why it died."""
+        self.trouble: Trouble | None = None
+        """Set while the owner recovers from a write that failed."""
         self.stats = Stats()
 
     # --- the port -------------------------------------------------------------------------------------------
@@ -159,6 +195,11 @@ class PartitionOwner:
         return self._phase
 
     @property
+    def backlogged(self) -> bool:
+        """Whether something waits to be written, or is being written."""
+        return self._queue.pending
+
+    @property
     def held(self) -> bool:
         """Whether new effects are held back."""
         return self._held
@@ -187,8 +228,8 @@ class PartitionOwner:
         self._held = True
 
     async def idle(self) -> None:
-        """Waits until no write is under way that a rebalance would disturb; a hold begins none. Returns at death."""
-        while self.alive and self._writing and not self._writer.writes_in_hold:
+        """Waits until nothing is under way that would disturb a rebalance; a hold begins none. Returns at death."""
+        while self.alive and self._disturbable:
             await self._changed.wait()
 
     def release(self) -> None:
@@ -221,21 +262,28 @@ class PartitionOwner:
     # --- inside: taking the partition -----------------------------------------------------------------------
 
     async def _take(self) -> Restored:
-        try:
-            async with self._disturbable(self._limits.start_seconds):
-                await self._writer.start()
-        except TimeoutError as error:
-            raise OwnershipLost(f"Kafka did not let the writer start in {self._limits.start_seconds:g} s") from error
+        await self._start_writer()
         self._phase = Phase.RESTORING
-        async with self._open_log() as state_log:
+        async with self._open_log("beginning") as state_log:
             restored = await restore(state_log, self._claim)
         self._epoch = restored.epoch
+        self._known_end = restored.epoch + 1
         self._offsets = dict(restored.offsets)
         if restored.repairs:
             log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(restored.repairs))
         repairs = [Record(Topic.STATE, key, value) for key, value in restored.repairs.items()]
-        await self._write([*repairs, self._offsets_record()], {})  # attests the claim, see `lineage`
+        await self._write(self._batch([*repairs, self._offsets_record()], {}))  # attests the claim, see `lineage`
         return restored
+
+    async def _start_writer(self) -> None:
+        async with self._not_in_a_rebalance():
+            async with asyncio.timeout(self._limits.write_seconds):
+                await self._writer.prove()
+        try:
+            async with asyncio.timeout(self._limits.start_seconds):
+                await self._writer.start()
+        except TimeoutError as error:
+            raise TimeoutError(f"Kafka did not let the writer start in {self._limits.start_seconds:g} s") from error
 
     async def _claim(self, after: int | None) -> lineage.Claim:
         claim = lineage.Claim(
@@ -245,7 +293,7 @@ class PartitionOwner:
             after=after,
             token=uuid4().hex,
         )
-        await self._write([Record(Topic.STATE, lineage.OWNER_KEY, claim.encode())], {})
+        await self._write(_Batch(0, [Record(Topic.STATE, lineage.OWNER_KEY, claim.encode())], {}))
         return claim
 
     # --- inside: the queue ----------------------------------------------------------------------------------
@@ -297,42 +345,105 @@ class PartitionOwner:
         for append in appends:
             offsets |= append.offsets
         self._offsets |= offsets
-        if offsets or not records:
-            records.append(self._offsets_record())
-        await self._write(records, offsets)
+        if offsets or not any(record.topic is Topic.STATE for record in records):
+            records.append(self._offsets_record())  # by a state record the batch is found again, see `_recover`
+        batch = self._batch(records, offsets)
+        try:
+            await self._write(batch)
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled():
+                raise
+            await self._recover(batch, error)
         self.stats.bytes += sum(append.size for append in appends)
         self._queue.done()
         self._announce()
 
-    async def _write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
-        async with self._disturbable(self._limits.write_seconds):
-            started = time.monotonic()
-            await self._writer.write([self._stamped(record) for record in records], offsets)
+    def _batch(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> _Batch:
+        self._number += 1
+        headers = lineage.stamp(self._epoch, self._number)
+        stamped = [
+            replace(record, headers=(*record.headers, *headers)) if record.topic is Topic.STATE else record
+            for record in records
+        ]
+        return _Batch(self._number, stamped, offsets)
+
+    async def _write(self, batch: _Batch) -> None:
+        started = time.monotonic()
+        if self._writer.writes_in_hold:
+            end = await self._written(batch)
+        else:
+            async with self._not_in_a_rebalance():
+                started = time.monotonic()
+                end = await self._written(batch)
+        if end is not None:
+            self._known_end = end
         self._proven_at = started
         self.stats.batches += 1
-        self.stats.records += len(records)
+        self.stats.records += len(batch.records)
         self.stats.last_write_seconds = time.monotonic() - started
         self._on_write(self.stats.last_write_seconds)
 
-    @asynccontextmanager
-    async def _disturbable(self, seconds: float) -> AsyncIterator[None]:
-        """For what a rebalance would disturb: not begun in a hold, waited for by `idle`, and bounded in time."""
-        await self._until(lambda: not self._held or self._writer.writes_in_hold)
-        self._writing = True
+    async def _written(self, batch: _Batch) -> int | None:
         try:
-            async with asyncio.timeout(seconds):
-                yield
+            async with asyncio.timeout(self._limits.write_seconds):
+                return await self._writer.write(batch.records, batch.offsets)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"a write did not end in {self._limits.write_seconds:g} s; its outcome is unknown"
+            ) from error
+
+    @asynccontextmanager
+    async def _not_in_a_rebalance(self) -> AsyncIterator[None]:
+        """For what would disturb a rebalance: not begun in a hold, and waited for by `idle`."""
+        await self._until(lambda: not self._held)
+        self._disturbable = True
+        try:
+            yield
         finally:
-            self._writing = False
+            self._disturbable = False
             self._announce()
 
     def _offsets_record(self) -> Record:
         return Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets))
 
-    def _stamped(self, record: Record) -> Record:
-        if record.topic is not Topic.STATE or record.key == lineage.OWNER_KEY:
-            return record
-        return replace(record, headers=(*record.headers, (lineage.EPOCH_HEADER, str(self._epoch).encode())))
+    # --- inside: recovering ---------------------------------------------------------------------------------
+
+    async def _recover(self, batch: _Batch, error: BaseException) -> None:
+        """Returns when the batch is durable. Raises OwnershipLost where the partition has another owner.
+
+        However long it takes: who loses the partition is told by the group, and then this owner is closed.
+        """
+        began, pause = time.monotonic(), _PAUSES[0]
+        self.trouble = Trouble(began, _why(error))
+        log.warning("journal.interrupted", partition=self._partition, epoch=self._epoch, reason=_why(error))
+        while True:
+            try:
+                await self._renew(batch)
+                break
+            except OwnershipLost:
+                raise
+            except (Exception, asyncio.CancelledError) as again:
+                if _is_cancelled():
+                    raise
+                if _why(again) != self.trouble.reason:
+                    log.warning("journal.still_interrupted", partition=self._partition, reason=_why(again))
+                self.trouble = Trouble(began, _why(again))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(2 * pause, _PAUSES[1])
+        self.trouble = None
+        log.warning("journal.recovered", partition=self._partition, seconds=round(time.monotonic() - began, 3))
+
+    async def _renew(self, batch: _Batch) -> None:
+        await _to_its_end(self._writer.stop(force=True))
+        self._writer = self._new_writer()
+        started = time.monotonic()
+        await self._start_writer()
+        async with self._open_log(self._known_end) as state_log:
+            written = await is_written(state_log, self._epoch, batch.number)
+        if written and self._writer.atomic:
+            self._proven_at = started
+        else:
+            await self._write(batch)
 
     # --- inside: waiting and dying --------------------------------------------------------------------------
 
@@ -363,6 +474,22 @@ def _why(error: BaseException) -> str:
         return str(error)
     if isinstance(error, asyncio.CancelledError):
         return "the owner's task was cancelled"
-    if isinstance(error, TimeoutError):
-        return str(error) or "a write did not end in time; its outcome is unknown"
+    if isinstance(error, TimeoutError) and str(error):
+        return str(error)
     return explain(error)
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Awaits what must not be left half done; a cancellation comes after it."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _is_cancelled() -> bool:
+    """Whether this very task is to end. A CancelledError alone may come from a future that the client gave up."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -19,6 +20,11 @@ log = structlog.get_logger(__name__)
 #: One produce request per partition is under way at a time, so that its size bounds the throughput.
 MAX_BATCH_BYTES = 512 << 10
 STOP_SECONDS = 5.0
+
+
+class _Acknowledged(Protocol):
+    @property
+    def offset(self) -> int: ...
 
 
 def build(
@@ -47,21 +53,28 @@ async def start(producer: AIOKafkaProducer, names: TopicNames) -> None:
     await producer.client.set_topics([names.name(topic) for topic in Topic])
 
 
-async def send(producer: AIOKafkaProducer, names: TopicNames, partition: int, records: Sequence[Record]) -> None:
+async def send(
+    producer: AIOKafkaProducer, names: TopicNames, partition: int, records: Sequence[Record]
+) -> dict[Topic, int]:
     """Sends the records to the partition and waits until each is acknowledged. Raises the first failure.
+
+    Gives, by topic, the offset of one of the last records.
 
     Whole batches are built here: a future and a coroutine per record would cost more than the records themselves.
     """
     by_topic: dict[Topic, list[Record]] = {}
     for record in records:
         by_topic.setdefault(record.topic, []).append(record)
-    sent: list[asyncio.Future[object]] = []
+    sent: list[asyncio.Future[_Acknowledged]] = []
+    topics: list[Topic] = []
     for topic, of_topic in by_topic.items():
         for batch in _batches(producer, of_topic):
             future = await producer.send_batch(batch, names.name(topic), partition=partition)
             future.add_done_callback(_retrieve)
             sent.append(future)
-    await asyncio.gather(*sent)
+            topics.append(topic)
+    acknowledged = await asyncio.gather(*sent)
+    return {topic: batch.offset for topic, batch in zip(topics, acknowledged, strict=True)}
 
 
 def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> list[object]:
@@ -79,7 +92,7 @@ def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> list[obje
     return batches
 
 
-def _retrieve(future: asyncio.Future[object]) -> None:
+def _retrieve(future: asyncio.Future[_Acknowledged]) -> None:
     if not future.cancelled():
         future.exception()
 

@@ -43,6 +43,11 @@ class AppendQueue:
         """Whether anything waits."""
         return bool(self._waiting)
 
+    @property
+    def pending(self) -> bool:
+        """Whether anything is not durable yet."""
+        return bool(self._waiting or self._under_way)
+
     def put(self, append: Append) -> None:
         """Queues it."""
         self._waiting.append(append)

@@ -1,4 +1,7 @@
-"""Restoring a partition's state: read what is there, claim it, read on until the own claim appears."""
+"""Restoring a partition's state: read what is there, claim it, read on until the own claim appears.
+
+And, after a write whose outcome is unknown, finding out what became of it.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +56,10 @@ class Restored:
 
 
 class Fold:
-    """Newest value per key of a state partition, by the rule of `lineage`."""
+    """Newest value per key of a state partition, by the rule of `lineage`; with `epoch` from where that one owns it."""
 
-    def __init__(self) -> None:
-        self.lineage = lineage.Lineage()
+    def __init__(self, epoch: int | None = None) -> None:
+        self.lineage = lineage.Lineage(epoch)
         self.values: dict[bytes, bytes] = {}
         self.void: set[bytes] = set()
 
@@ -68,7 +71,7 @@ class Fold:
             self._add_claim(record)
             return
         epoch = lineage.epoch_of(record.headers)
-        if epoch is not None and not self.lineage.record(epoch):
+        if epoch is not None and not self.lineage.record(epoch, lineage.batch_of(record.headers)):
             self.void.add(record.key)
             return
         self.void.discard(record.key)
@@ -113,6 +116,21 @@ async def restore(state_log: StateLog, claim: Callable[[int | None], Awaitable[l
         offsets=lineage.decode_offsets(offsets) if offsets is not None else {},
         repairs=repairs,
     )
+
+
+async def is_written(state_log: StateLog, epoch: int, batch: int) -> bool:
+    """Whether a batch of that owner is in the log, whole or in part; read from before it, after the writer is fenced.
+
+    Raises OwnershipLost where the partition has had another owner since.
+    """
+    fold, found = Fold(epoch), False
+    async with aclosing(state_log.to_end()) as records:
+        async for record in records:
+            fold.add(record)
+            found = found or (lineage.epoch_of(record.headers), lineage.batch_of(record.headers)) == (epoch, batch)
+    if fold.lineage.epoch != epoch:
+        raise OwnershipLost("another agent took the partition while this one could not write")
+    return found
 
 
 async def _read_to_claim(state_log: StateLog, fold: Fold, own: lineage.Claim) -> int:

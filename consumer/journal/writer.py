@@ -12,7 +12,7 @@ from consumer.journal import producers
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.membership import Commit
 from consumer.journal.topics import TopicNames
-from consumer.ports import CommandTopic, Record
+from consumer.ports import CommandTopic, Record, Topic
 
 #: An open transaction of a dead owner holds back all readers for so long, unless a successor comes before.
 TRANSACTION_TIMEOUT_MS = 15_000
@@ -28,14 +28,24 @@ class Writer(Protocol):
         """Whether it may write while the group rebalances."""
         ...
 
-    async def start(self) -> None:
-        """Connects; fences earlier writers, or proves the membership."""
+    @property
+    def atomic(self) -> bool:
+        """Whether a batch becomes visible as a whole or not at all."""
         ...
 
-    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+    async def prove(self) -> None:
+        """Proves the membership in the group. Comes before `start`, and not in a rebalance, which it would disturb."""
+        ...
+
+    async def start(self) -> None:
+        """Connects; fences earlier writers, where that is the broker's matter."""
+        ...
+
+    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> int | None:
         """Returns when records and offsets are durable and the ownership at that time is proven.
 
-        An exception, or a cancellation, leaves the outcome unknown.
+        Gives the offset of one of the last state records, if any. An exception, or a cancellation, leaves the outcome
+        unknown.
         """
         ...
 
@@ -52,6 +62,7 @@ class ExactlyOnceWriter:
     """
 
     writes_in_hold = True
+    atomic = True
 
     def __init__(
         self,
@@ -78,9 +89,11 @@ class ExactlyOnceWriter:
         """The id that ties all owners of the partition together."""
         return f"{self._names.prefix}-{self._group}-{self._partition}"
 
-    async def start(self) -> None:
+    async def prove(self) -> None:
         if self._commit is not None:
             await self._commit({})  # an agent that stood still and lost its place must not fence the rightful owner
+
+    async def start(self) -> None:
         self._producer = producers.build(
             self._connection,
             f"journal-{self._partition}",
@@ -90,17 +103,18 @@ class ExactlyOnceWriter:
         )
         await producers.start(self._producer, self._names)
 
-    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> int | None:
         assert self._producer is not None
         await self._producer.begin_transaction()
         # Produce and TxnOffsetCommit must not be under way together: brokers up to 3.7 answer that with a fatal error.
-        await producers.send(self._producer, self._names, self._partition, records)
+        ends = await producers.send(self._producer, self._names, self._partition, records)
         if offsets:
             consumed = {
                 TopicPartition(self._names.name(topic), self._partition): offset for topic, offset in offsets.items()
             }
             await self._producer.send_offsets_to_transaction(consumed, self._group)
         await self._producer.commit_transaction()
+        return ends.get(Topic.STATE)
 
     async def stop(self, *, force: bool) -> None:
         if self._producer is not None:
@@ -115,6 +129,7 @@ class AtLeastOnceWriter:
     """
 
     writes_in_hold = False  # a commit in a rebalance would cost the agent its membership
+    atomic = False
 
     def __init__(
         self,
@@ -133,17 +148,20 @@ class AtLeastOnceWriter:
         self._proven_at = 0.0
         self._producer: AIOKafkaProducer | None = None
 
+    async def prove(self) -> None:
+        await self._prove({})
+
     async def start(self) -> None:
         self._producer = producers.build(self._connection, f"journal-{self._partition}", batch_bytes=self._batch_bytes)
         await producers.start(self._producer, self._names)
-        await self._prove({})
 
-    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> int | None:
         assert self._producer is not None
         if time.monotonic() - self._proven_at > PROOF_SECONDS:
             await self._prove({})
-        await producers.send(self._producer, self._names, self._partition, records)
+        ends = await producers.send(self._producer, self._names, self._partition, records)
         await self._prove(offsets)
+        return ends.get(Topic.STATE)
 
     async def stop(self, *, force: bool) -> None:
         if self._producer is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -43,9 +43,15 @@ class House:
         return f"{self.names.prefix}-group"
 
     def owner(
-        self, partition: int = 0, *, agent: str = "agent-1", commit: Commit = unproven, limits: Limits | None = None
+        self,
+        partition: int = 0,
+        *,
+        agent: str = "agent-1",
+        commit: Commit = unproven,
+        new_commit: Callable[[], Commit] | None = None,
+        limits: Limits | None = None,
     ) -> PartitionOwner:
-        """An owner, not yet open; the house closes it."""
+        """An owner, not yet open; the house closes it. With `commit` it has that one proof whatever happens."""
         factory = OwnerFactory(
             connection=self.connection,
             names=self.names,
@@ -53,7 +59,7 @@ class House:
             mode=self.mode,
             limits=limits or Limits(),
         )
-        owner = factory.owner(partition, commit)
+        owner = factory.owner(partition, new_commit or (lambda: commit))
         self.owners.append(owner)
         return owner
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from consumer.errors import OwnershipLost
 from consumer.journal.membership import MembershipLost
-from consumer.journal.reader import LogRecord
+from consumer.journal.reader import LogRecord, Start
 from consumer.ports import CommandTopic, Record, Topic
 
 
@@ -27,9 +27,9 @@ class MemoryPartition:
         self._grown = asyncio.Event()
 
     @asynccontextmanager
-    async def open_log(self) -> AsyncIterator[MemoryReader]:
-        """A reader from the beginning."""
-        yield MemoryReader(self)
+    async def open_log(self, start: Start = "beginning") -> AsyncIterator[MemoryReader]:
+        """A reader from the beginning, or from an offset."""
+        yield MemoryReader(self, start if isinstance(start, int) else 0)
 
     async def grown(self) -> None:
         """Waits for the next record."""
@@ -39,9 +39,9 @@ class MemoryPartition:
 class MemoryReader:
     """A `restore.StateLog`."""
 
-    def __init__(self, partition: MemoryPartition) -> None:
+    def __init__(self, partition: MemoryPartition, position: int) -> None:
         self._partition = partition
-        self._position = 0
+        self._position = position
 
     async def to_end(self) -> AsyncGenerator[LogRecord, None]:
         end = len(self._partition.records)
@@ -76,13 +76,19 @@ class MemoryWriter:
     def writes_in_hold(self) -> bool:
         return self._fencing
 
-    async def start(self) -> None:
-        self.started = True
-        self._log.newest = self
+    @property
+    def atomic(self) -> bool:
+        return self._fencing
+
+    async def prove(self) -> None:
         if not self.member:
             raise MembershipLost("not a member, as the test asked")
 
-    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> None:
+    async def start(self) -> None:
+        self.started = True
+        self._log.newest = self
+
+    async def write(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> int | None:
         self.writing.set()
         await self.open_gate.wait()
         if self._fencing and self._log.newest is not self:
@@ -96,6 +102,7 @@ class MemoryWriter:
             raise self.failure
         if not self.member:
             raise MembershipLost("not a member, as the test asked")
+        return len(self._log.records) - 1
 
     async def stop(self, *, force: bool) -> None:
         self.stopped = True

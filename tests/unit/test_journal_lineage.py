@@ -53,6 +53,11 @@ def test_the_epoch_is_read_from_the_headers(headers: tuple[tuple[str, bytes], ..
     assert lineage.epoch_of(headers) == epoch
 
 
+def test_a_stamp_is_read_back() -> None:
+    assert (lineage.epoch_of(lineage.stamp(7, 3)), lineage.batch_of(lineage.stamp(7, 3))) == (7, 3)
+    assert lineage.batch_of((("epoch", b"7"),)) == 0
+
+
 def test_a_late_claim_that_names_an_older_owner_is_void() -> None:
     owners = Lineage()
     assert owners.claim(10, None)
@@ -69,6 +74,14 @@ def test_a_void_claim_that_compaction_left_alone_is_refuted_by_what_the_valid_ow
     assert owners.record(20)
     assert not owners.record(10)
     assert owners.claim(40, 20)
+
+
+def test_a_batch_that_comes_late_is_void_after_a_later_one_and_the_same_again_is_not() -> None:
+    owners = Lineage()
+    assert owners.claim(10, None)
+    assert [owners.record(10, batch) for batch in (1, 2, 2, 1, 3, 2)] == [True, True, True, False, True, False]
+    assert owners.claim(20, 10)
+    assert owners.record(20, 1)
 
 
 def test_even_a_void_first_claim_is_refuted() -> None:
