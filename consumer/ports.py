@@ -54,6 +54,10 @@ class StepContext:
     dry_run: bool
     first_started_at: datetime
     """When this attempt first began; earlier than now where a new owner repeats an attempt after a crash."""
+    repeated: bool = False
+    """Whether a former owner began this attempt and was lost: what it did outside, if anything, is not known."""
+    timeout: float | None = None
+    """Seconds that the attempt may take, where it is known; the step runner ends it then."""
     limits: ResourceLimits
     """The package's `validation.resource_limits`."""
     log: Callable[[Stream, str], Awaitable[None]]

@@ -202,6 +202,9 @@ class ExecutionResumed(ExecutionEvent):
     name: ClassVar[str] = "execution.resumed"
     in_doubt: tuple[str, ...] = ()
     """Steps that were started and have no end; each is repeated or fails as `interrupted`."""
+    handed_over: bool = False
+    """True: the former owner had made known that it might let go (its agent was stopping, or the group was rebalanced),
+    so that this is not counted as an interruption of the steps in doubt."""
 
 
 CancelCause = Literal["command", "rollback", "deadline"]

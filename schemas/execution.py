@@ -59,6 +59,15 @@ class StepState(BaseModel):
     output: JsonValue = None
     captured: str | None = None
     """The summary of the undo record."""
+    interruptions: int = 0
+    """How many owners were lost, and did not hand over in order, while they made the present attempt."""
+    in_doubt: bool = False
+    """Found without an end by a new owner, and not begun again since: a loss of that owner interrupts nothing."""
+
+    def found(self, *, handed_over: bool) -> StepState:
+        """The step as a new owner finds it, when it has no end."""
+        count = 0 if handed_over or self.in_doubt else 1
+        return self.model_copy(update={"interruptions": self.interruptions + count, "in_doubt": True})
 
 
 class Cancel(BaseModel):
@@ -123,6 +132,9 @@ class ExecutionState(BaseModel):
     error: Failure | None = None
     undo: dict[str, JsonObject] = Field(default_factory=dict)
     """Undo records by step, in the order in which they were captured; only the agent's state has them."""
+    handing_over: bool = False
+    """The owner may let go in order from here on: its agent stops, or the group is rebalanced. Only the agent's state
+    has it. A crash leaves no such note, which is how the next owner tells the two apart."""
 
     @property
     def steps_completed(self) -> int:
@@ -241,6 +253,14 @@ def _started(state: ExecutionState, data: events.ExecutionStarted, time: datetim
     }
 
 
+@_on(events.ExecutionResumed)
+def _resumed(state: ExecutionState, data: events.ExecutionResumed, time: datetime) -> Update:
+    rollback = state.status is Status.ROLLING_BACK
+    steps = state.rollback_steps if rollback else state.steps
+    found = {name: steps[name].found(handed_over=data.handed_over) for name in data.in_doubt if name in steps}
+    return {"rollback_steps" if rollback else "steps": {**steps, **found}, "handing_over": False}
+
+
 @_on(events.ExecutionCancelling)
 def _cancelling(state: ExecutionState, data: events.ExecutionCancelling, time: datetime) -> Update:
     return {
@@ -303,7 +323,10 @@ def _step(state: ExecutionState, data: events.StepEvent, **update: object) -> Up
     name = "steps" if data.phase == "run" else "rollback_steps"
     steps = state.phase_steps(data.phase)
     known = steps.get(data.step) or StepState(step=data.step, adapter=data.adapter, phase=data.phase)
-    return {name: {**steps, data.step: known.model_copy(update={"adapter": data.adapter, **update})}}
+    update = {"adapter": data.adapter, "in_doubt": False, **update}
+    if data.attempt != known.attempt:
+        update["interruptions"] = 0
+    return {name: {**steps, data.step: known.model_copy(update=update)}}
 
 
 @_on(events.StepStarted)

@@ -15,7 +15,7 @@ from consumer.ports import CommandTopic, Journal, JsonObject, Record, Topic
 from consumer.workflow import advance
 from schemas import events, snapshot
 from schemas.events import CONTENT_TYPE, EventData
-from schemas.execution import ExecutionState, apply, with_undo
+from schemas.execution import ExecutionState, StepStatus, apply, with_undo
 
 _HEADERS = (("content-type", CONTENT_TYPE.encode()),)
 
@@ -86,6 +86,23 @@ class Execution:
     def keep_undo(self, step: str, record: JsonObject) -> None:
         """Adds a step's undo record to what the next `flush` writes."""
         self._state = with_undo(self.state, step, record)
+
+    def note_hand_over(self, *, possible: bool) -> None:
+        """Queues a note in the state, where a step is at work here, that its owner may let go in order; or that the
+        execution stays here. By its absence the next owner knows that the former one was lost while the step ran."""
+        state = self._state
+        if state is None or state.handing_over is possible or (possible and not self._at_work(state)):
+            return
+        self._state = state.model_copy(update={"handing_over": possible})
+        self.flush()
+
+    def _at_work(self, state: ExecutionState) -> bool:
+        """Whether a step runs under this owner. Delays do not count: they do nothing, and there may be very many."""
+        return state.epoch == self.journal.epoch and any(
+            step.status is StepStatus.RUNNING and not step.in_doubt and step.adapter != "delay"
+            for steps in (state.steps, state.rollback_steps)
+            for step in steps.values()
+        )
 
     @property
     def staged(self) -> bool:

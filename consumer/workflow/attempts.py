@@ -15,7 +15,6 @@ from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
 from schemas.wpk import Handler
 
-
 #: How many owners may be lost, and not hand over in order, while they make one attempt of a step that may be repeated.
 MAX_INTERRUPTIONS = 3
 
@@ -240,7 +239,9 @@ def _unrepeatable(step: StepState, handler: Handler) -> str:
         if handler.on_interrupt == "fail"
         else "it may not simply be made again (on_interrupt: retry would allow it)"
     )
-    return f"the agent was interrupted while {step.step} ran; whether it took effect is not known: {_look(step)}; {rule}"
+    return (
+        f"the agent was interrupted while {step.step} ran; whether it took effect is not known: {_look(step)}; {rule}"
+    )
 
 
 def _too_often(step: StepState, losses: int) -> str:

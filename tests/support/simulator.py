@@ -115,8 +115,14 @@ class Simulator:
         self.state = with_undo(self.known, name, {"was": name})
         self.flush()
 
-    def change_owner(self, repeatable: bool) -> None:
-        """The owner is lost; the next one loads what is durable and goes on."""
+    def change_owner(self, repeatable: bool, *, in_order: bool = False, again: bool = True) -> None:
+        """The owner is lost, or lets go `in_order`; the next one loads what is durable and goes on.
+
+        With `again` false it has no slot to make again what is in doubt.
+        """
+        if in_order:
+            self.state = self.known.model_copy(update={"handing_over": True})
+            self.flush()
         self.epoch += 1
         self.running.clear()
         self.told_to_stop.clear()
@@ -125,7 +131,7 @@ class Simulator:
             phase = self.phase
             handlers = self.program(phase).handlers
             self.stage(*attempts.resume(self.state, phase, handlers, lambda handler: repeatable, self.now))
-            for step in attempts.in_doubt(self.known, phase):
+            for step in attempts.in_doubt(self.known, phase) if again else ():
                 self._begin(step.step, phase)
 
     @property
