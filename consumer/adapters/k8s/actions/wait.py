@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from consumer.adapters.k8s import fields, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster
@@ -15,6 +16,8 @@ from consumer.ports import JsonObject, Plan, StepContext
 from schemas.scalars import format_duration
 
 Test = Callable[[JsonObject], rollout.Status]
+#: Seconds for a look at what has become of it while nobody waited.
+_ONE_LOOK = 5.0
 
 
 @dataclass(slots=True)
@@ -29,7 +32,8 @@ class _Progress:
 class Wait:
     """Output: `{resource, condition, state}`; `state` says in words what was reached.
 
-    A failed rollout (progress deadline), a failed job, or an object that is deleted meanwhile end the wait at once.
+    A failed rollout (progress deadline), a failed job, or an object that is deleted meanwhile end the wait at once. One
+    that a new owner takes up again has only the time that is left, but looks at least once.
     """
 
     cluster: Cluster
@@ -62,11 +66,12 @@ class Wait:
             look = _gone(subject)
         else:
             look = _all_hold(subject, test_of(condition, scene.kind), progress, named=scene.name is not None)
+        whole = self.config.timeout if self.config.timeout is not None else step.timeout
         try:
-            async with asyncio.timeout(self.config.timeout):
+            async with asyncio.timeout(_left(whole, step)):
                 state = await until(self.cluster, scene, look, trouble)
         except TimeoutError as error:
-            limit = format_duration(self.config.timeout or 0.0)
+            limit = format_duration(whole or 0.0)
             raise TemporaryError(
                 f"{subject} is not {condition} after {limit}: {progress.message}", code="timeout"
             ) from error
@@ -82,6 +87,14 @@ class Wait:
         kind = kinds.POD if self.config.resource_type is None else await targets.kind_of(self.cluster, self.config)
         namespace = await targets.namespace_of(self.cluster, self.config, kind)
         return Scene(kind, namespace, selector=self.config.selector)
+
+
+def _left(whole: float | None, step: StepContext) -> float | None:
+    """What is left of the time (seconds) since the attempt first began."""
+    if whole is None or not step.repeated:
+        return whole
+    gone = (datetime.now(UTC) - step.first_started_at).total_seconds()
+    return min(whole, max(whole - gone, _ONE_LOOK))
 
 
 def _subject(scene: Scene) -> str:
