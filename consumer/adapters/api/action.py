@@ -92,7 +92,8 @@ class ApiAction:
         }
         if body.base64:
             output["encoding"] = "base64"
-        failure = verdict.unexpected_status(request, answer, self.config.expected_status, output)
+        again = step.repeated and request.method not in message.SAFE
+        failure = verdict.unexpected_status(request, answer, self.config.expected_status, output, again=again)
         if failure is None and self.expectation is not None:
             failure = verdict.unmet_expectation(request, answer, body, self.expectation, output)
         if failure is not None:

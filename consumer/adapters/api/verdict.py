@@ -24,13 +24,21 @@ _PERMANENT = frozenset(
 
 
 def unexpected_status(
-    request: Request, answer: Answer, expected: tuple[str, ...], output: JsonObject
+    request: Request, answer: Answer, expected: tuple[str, ...], output: JsonObject, *, again: bool = False
 ) -> StepError | None:
-    """The error where the status is none of `expected` (`"200"`, `"2xx"`); None where it is."""
+    """The error where the status is none of `expected` (`"200"`, `"2xx"`); None where it is.
+
+    `again`: the same request may have been carried out before, which the answer may be about (404 to a DELETE).
+    """
     status = str(answer.status)
     if status in expected or f"{status[0]}xx" in expected:
         return None
     message = f"expected {' or '.join(expected)}, got {status} from {request}"
+    if again:
+        message += (
+            "; the agent was interrupted and has sent it again: look whether the first request already did it, "
+            f"and add {status} to expected_status if that is a success"
+        )
     if 300 <= answer.status < 400:
         if "location" in answer.headers:
             message += "; set follow_redirects: true, or expect that status"
