@@ -17,7 +17,7 @@ from typing import TypeVar
 from consumer.dev.broker import HOST, free_port
 from tests.support.kafka import jars, wire
 from tests.support.kafka.handle import server_settings
-from tests.support.kafka.processes import START_TIMEOUT, ProcessBroker, begins_transactions, install
+from tests.support.kafka.processes import ProcessBroker, begins_transactions, install
 from tests.support.kafka.proxy import ClientSet, Proxy, ProxyProcess
 
 T = TypeVar("T")
@@ -72,19 +72,26 @@ class Node:
         self._process.stop()
 
     def freeze(self) -> None:
-        """Lets it hang: its connections stay open, nothing answers; the others soon do without it."""
+        """Lets it hang: its connections stay open, nothing answers; the others soon do without it.
+
+        Raises RuntimeError where it doesn't run.
+        """
         self._process.pause()
         self.frozen = True
 
     def revive(self) -> None:
         """Lets a frozen node go on; it finds out only then what it has missed."""
-        if self.frozen:
+        if self.frozen and self.alive:
             self._process.resume()
-            self.frozen = False
+        self.frozen = False
 
     def launch(self) -> None:
-        """Starts it and returns at once: for those that must start together."""
+        """Starts it and returns at once: for those that must start together. Raises RuntimeError where it runs."""
         self._process.launch()
+
+    def await_service(self) -> None:
+        """Returns when the cluster has taken it in. Raises RuntimeError with its last words where it ends before."""
+        self._process.await_service()
 
     def restart(self) -> None:
         """Kills it if it runs, starts it with the data it had, returns when it serves; it may still have to catch up.
@@ -102,9 +109,10 @@ class Node:
 class KafkaCluster:
     """The nodes, what they know, and the ways to them. Calls block: from a coroutine, by `asyncio.to_thread`."""
 
-    def __init__(self, nodes: Mapping[int, Node], clients: Mapping[str, ClientSet]) -> None:
+    def __init__(self, nodes: Mapping[int, Node], clients: Mapping[str, ClientSet], *, proxies_log: Path) -> None:
         self.nodes = nodes
         self.clients = clients
+        self._proxies_log = proxies_log
         self.direct = ",".join(f"{HOST}:{node.port}" for node in nodes.values())
         """The bootstrap servers for observers: no proxy is on their way."""
 
@@ -131,6 +139,17 @@ class KafkaCluster:
             return self._in_service(found.leader) if found is not None else None
 
         return self._until(led, f"{topic}-{partition} has a leader")
+
+    def controller(self) -> Node:
+        """The active controller, once there is one that runs. Raises RuntimeError."""
+
+        def active() -> Node | None:
+            for node in self.running:
+                with contextlib.suppress(wire.NoAnswer, wire.Refusal):
+                    return self._in_service(wire.controller(node.port))
+            return None
+
+        return self._until(active, "there is an active controller")
 
     def group_coordinator(self, group: str) -> Node:
         """The coordinator of that group, once there is one. Raises RuntimeError."""
@@ -181,10 +200,10 @@ class KafkaCluster:
         """Ends every fault, of the network and of the nodes; returns when all is healthy. Raises RuntimeError."""
         for clients in self.clients.values():
             clients.heal()
+        dead = [node for node in self.nodes.values() if not node.alive]
         for node in self.nodes.values():
             node.revive()
-            if not node.alive:
-                node.launch()
+        _launch(dead)
         self.await_healthy()
         self.prefer_leaders()
 
@@ -212,11 +231,12 @@ class KafkaCluster:
         return "\n".join(lines)
 
     def keep_logs(self) -> Path:
-        """Copies what the nodes wrote to a directory that stays."""
+        """Copies what the nodes and the proxies wrote to a directory that stays."""
         kept = Path(tempfile.mkdtemp(prefix="wpk-cluster-logs-"))
         for node in self.nodes.values():
             if node.log.exists():
                 shutil.copyfile(node.log, kept / f"node-{node.id}.log")
+        shutil.copyfile(self._proxies_log, kept / "proxies.log")
         (kept / "describe.txt").write_text(self.describe())
         return kept
 
@@ -276,10 +296,16 @@ def apache_cluster(clients: Sequence[str] = ("a",)) -> Iterator[KafkaCluster]:
                     node.kill()
 
 
-def _start(cluster: KafkaCluster) -> None:
-    for node in cluster.nodes.values():
+def _launch(nodes: Sequence[Node]) -> None:
+    for node in nodes:  # together: one alone would wait for a quorum
         node.launch()
-    cluster.await_healthy(START_TIMEOUT)
+    for node in nodes:
+        node.await_service()
+
+
+def _start(cluster: KafkaCluster) -> None:
+    _launch(list(cluster.nodes.values()))
+    cluster.await_healthy()
     # The brokers make their own topics when the first client needs them.
     cluster.group_coordinator("wpk-readiness")
     if not begins_transactions(cluster.direct):
@@ -312,7 +338,7 @@ def _prepare(
         advertised = {"DIRECT": listening[node]["DIRECT"]}
         advertised |= {f"CLIENT_{name.upper()}": of.proxies[node].port for name, of in sets.items()}
         nodes[node] = _node(kafka, directory / f"node-{node}", node, listening, advertised)
-    return KafkaCluster(nodes, sets)
+    return KafkaCluster(nodes, sets, proxies_log=proxies.log)
 
 
 def _node(

@@ -76,7 +76,9 @@ class ProcessBroker(KafkaBroker):
         self.await_service()
 
     def launch(self) -> None:
-        """Starts it and returns at once."""
+        """Starts it and returns at once. Raises RuntimeError where it runs."""
+        if self.alive:
+            raise RuntimeError(f"the {self.kind} broker on port {self.port} runs already")
         self._process = starter.submit(self._spawn).result()
 
     def await_service(self) -> None:
@@ -94,10 +96,13 @@ class ProcessBroker(KafkaBroker):
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # macOS has none before Python 3.13
+            # A thread that runs on another core stops only when it enters the kernel; this returns when all have.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
         self.kill()
@@ -118,6 +123,12 @@ class ProcessBroker(KafkaBroker):
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the broker was never started"
+        if not self.alive:  # its id may be another process's by now
+            raise RuntimeError(f"the {self.kind} broker on port {self.port} does not run")
+        self._process.send_signal(number)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

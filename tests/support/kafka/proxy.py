@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import subprocess
@@ -55,6 +56,7 @@ class ProxyProcess:
     """The process of all proxies of a cluster. Calls take milliseconds, and may come from any thread."""
 
     def __init__(self, log: Path) -> None:
+        self.log = log
         self._lock = threading.Lock()
         self._process = starter.submit(self._spawn, log).result()
 
@@ -64,13 +66,14 @@ class ProxyProcess:
         assert self._process.stdout is not None
         command = json.dumps({"proxy": proxy, "verb": verb, "options": options})
         with self._lock:
-            try:
+            line = b""
+            with contextlib.suppress(OSError):  # a broken pipe says no more than no answer does
                 self._process.stdin.write(command.encode() + b"\n")
                 self._process.stdin.flush()
                 line = self._process.stdout.readline()
-            except OSError as error:
-                raise RuntimeError(f"the proxies are gone: {error}") from error
-        answer = json.loads(line or '{"error": "the proxies are gone"}')
+        if not line:
+            raise RuntimeError(f"the proxies are gone; their last words:\n{self.log.read_text()[-2_000:]}")
+        answer = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return dict(answer.get("said") or {})
@@ -98,7 +101,10 @@ class ProxyProcess:
 
 
 class Proxy:
-    """What clients of one set reach one node by, and the faults of that way. Faults add up; `heal` ends all of them."""
+    """What clients of one set reach one node by, and the faults of that way. Faults add up; `heal` ends all of them.
+
+    It takes connections also where its node is dead, and resets them at once, as a load balancer does.
+    """
 
     def __init__(self, process: ProxyProcess, name: str, *, port: int, node_port: int) -> None:
         self.port = port
@@ -138,7 +144,7 @@ class Proxy:
         self._process.ask(self._name, "half_cut", direction=direction, after=after)
 
     def stall(self, *directions: Direction) -> None:
-        """Carries nothing (of these directions, or of both if none is named) but loses nothing: it goes on with `heal`."""
+        """Carries nothing of these directions, or of both if none is named; loses nothing: it goes on with `heal`."""
         self._process.ask(self._name, "stall", directions=directions or ("to_node", "to_client"))
 
     def heal(self) -> None:

@@ -14,7 +14,7 @@ from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest_v0
 from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest_v1
 from aiokafka.protocol.metadata import MetadataRequest_v1
-from aiokafka.protocol.types import Array, Int8, Int16, Int32, Schema, String
+from aiokafka.protocol.types import Array, CompactArray, CompactString, Int8, Int16, Int32, Schema, String, TaggedFields
 
 from consumer.dev.broker import HOST
 
@@ -83,6 +83,43 @@ class _ElectLeadersRequest(RequestStruct):  # type: ignore[misc] # aiokafka has 
     )
 
 
+class _DescribeQuorumResponse(Response):  # type: ignore[misc] # aiokafka has no types
+    """Its beginning only: what comes after the one partition's leader is not read."""
+
+    API_KEY: ClassVar[int] = 55
+    API_VERSION: ClassVar[int] = 0
+    SCHEMA: ClassVar[Schema] = Schema(
+        ("error_code", Int16),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), ("leader", Int32))),
+            ),
+        ),
+    )
+
+
+class _DescribeQuorumRequest(RequestStruct):  # type: ignore[misc] # aiokafka has no types
+    """Kafka's DescribeQuorum (KIP-595), which aiokafka has not."""
+
+    FLEXIBLE_VERSION: ClassVar[bool] = True
+    API_KEY: ClassVar[int] = 55
+    API_VERSION: ClassVar[int] = 0
+    RESPONSE_TYPE: ClassVar[type[Response]] = _DescribeQuorumResponse
+    SCHEMA: ClassVar[Schema] = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                ("partitions", CompactArray(("partition", Int32), ("tags", TaggedFields))),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
 def look(port: int, *, timeout: float = 2.0) -> View:
     """The cluster as the broker at that loopback port sees it. Raises NoAnswer."""
     answer = _ask(port, MetadataRequest_v1(None), timeout)
@@ -96,6 +133,16 @@ def look(port: int, *, timeout: float = 2.0) -> View:
             for _, number, leader, replicas, in_sync in partitions
         },
     )
+
+
+def controller(port: int) -> int:
+    """The node that is the active controller. Raises NoAnswer, and Refusal where none is (yet)."""
+    tags: dict[int, bytes] = {}
+    answer = _ask(port, _DescribeQuorumRequest([("__cluster_metadata", [(0, tags)], tags)], tags), 5.0)
+    _check(answer.error_code, "the active controller")
+    [(_, [(_, code, leader)])] = answer.topics
+    _check(code, "the active controller")
+    return int(leader)
 
 
 def coordinator(port: int, kind: int, name: str, *, timeout: float = 5.0) -> int:
