@@ -153,7 +153,7 @@ class Settings(BaseModel):
     """When the broker itself ends a dead agent's open transaction; until then readers of its partitions wait. Must be
     longer than WPK_WRITE_TIMEOUT; brokers allow 15m at most."""
     write_timeout: Annotated[Duration, Field(ge=0.1)] = 10.0
-    """How long one write may take before its partition is given up and restored from the log."""
+    """How long one write may take before its outcome counts as unknown and the owner looks into the log for it."""
     fetch_max_wait_ms: int = Field(default=500, ge=1, le=30_000)
     """How long (milliseconds) a broker may hold an empty fetch. Apache Kafka answers at once when a record comes; the
     embedded broker does not, so `wpk dev` uses 10."""
