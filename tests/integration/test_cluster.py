@@ -49,7 +49,7 @@ def producer(bootstrap: str, **settings: object) -> confluent_kafka.Producer:
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,
             "message.timeout.ms": PATIENCE * 1_000,
-            "socket.timeout.ms": 5_000,
+            "socket.timeout.ms": 2_500,
             "reconnect.backoff.max.ms": 200,
             "log_level": 0,
             **settings,

@@ -6,10 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from tests.support.kafka.cluster import KafkaCluster, Node, apache_cluster
+from tests.support.kafka.cluster import KafkaCluster, apache_cluster
 from tests.support.kafka.container import apache_container, docker_answers
 from tests.support.kafka.handle import ExternalBroker, KafkaBroker
 from tests.support.kafka.jars import KAFKA_VERSION, Unavailable
+from tests.support.kafka.node import Node
 from tests.support.kafka.processes import ProcessBroker, apache_broker, embedded_broker
 from tests.support.kafka.proxy import Api, ClientSet, Proxy
 
