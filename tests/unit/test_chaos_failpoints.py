@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import failpoints
+from tests.chaos import failpoints, faults
 from tests.chaos.failpoints import Armed, FailPoints, Place
+from tests.chaos.stage import Mode, Setting
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +88,7 @@ def test_what_was_armed_can_be_disarmed(tmp_path: Path) -> None:
 
 _DIES = """
 import asyncio, sys
-from tests.chaos import failpoints
+from tests.chaos import failpoints, faults
 from consumer.journal.queue import AppendQueue
 points = failpoints.FailPoints(sys.argv[1])
 failpoints.install(points)
@@ -125,3 +126,26 @@ def test_a_normal_agent_has_none_of_it() -> None:
     assert ran.stdout.split("\n")[:2] == ["[]", "False"]
     for source in (ROOT / "consumer").rglob("*.py"):
         assert "chaos" not in source.read_text().lower(), f"{source} knows of chaos"
+
+
+def _setting(mode: Mode) -> Setting:
+    return Setting(nodes=3, mode=mode, partitions=4, session=6.0)
+
+
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_a_seed_always_draws_the_same_faults_and_another_draws_others(mode: Mode) -> None:
+    def plan(seed: int) -> list[str]:
+        rounds = (faults.draw_round(seed, number, _setting(mode)) for number in range(60))
+        return [f"{at} {fault}" for each in rounds for at, fault in each.faults]
+
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
+
+
+def test_two_faults_at_once_never_break_the_same_and_every_kind_is_drawn() -> None:
+    drawn = [faults.draw_round(3, number, _setting("exactly_once")).faults for number in range(2000)]
+    for each in drawn:
+        taken = [fault.takes for _, fault in each]
+        assert len(frozenset().union(*taken)) == sum(map(len, taken)), each
+        assert all(taken)
+    assert {fault.name for each in drawn for _, fault in each} == {kind.name for kind in faults.KINDS}
