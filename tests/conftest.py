@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from consumer.errors import SettingsError
+from tests.support import control_plane as kubernetes
 from tests.support.kafka import KafkaBroker, KafkaCluster, Unavailable, any_apache, apache_cluster, embedded_broker
 from tests.support.require import require
 
@@ -89,6 +90,25 @@ def kafka_cluster(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
     yield cluster
     if request.session.testsfailed > failed:
         print(f"{cluster.describe()}\nall that the nodes wrote: {cluster.keep_logs()}")  # noqa: T201 - pytest shows it
+
+
+@pytest.fixture(scope="session")
+def kubernetes_session() -> Iterator[kubernetes.KubernetesCluster]:
+    """The Kubernetes of the whole run; tests ask for `control_plane`."""
+    with kubernetes.any_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def control_plane(request: pytest.FixtureRequest) -> kubernetes.KubernetesCluster:
+    """A running Kubernetes, shared by all tests: take namespaces whose names begin with `prefix`."""
+    try:
+        cluster: kubernetes.KubernetesCluster = request.getfixturevalue("kubernetes_session")
+    except kubernetes.Unavailable as error:
+        require(False, f"there is no Kubernetes: {error}")
+        raise
+    cluster.mend()
+    return cluster
 
 
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import re
@@ -102,7 +101,6 @@ def _run(arguments: list[str], doing: str, timeout: float = _BUILD_TIMEOUT) -> N
         raise Unavailable(f"{doing} failed: {(done.stdout + done.stderr)[-1_000:].strip()}")
 
 
-@functools.cache
 def _binary() -> Path:
     """Where it is: the name changes with whatever goes into it."""
     taken = hashlib.sha256("\0".join([*_FLAGS, sys.platform]).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import ssl
 import sys
 import tempfile
@@ -68,6 +69,7 @@ class ControlPlane(KubernetesCluster):
         self._apiserver = self._daemon("apiserver", self._apiserver_flags())
         self._controllers = self._daemon("controller-manager", self._controller_flags())
         self._scheduler = self._daemon("scheduler", self._client_flags("scheduler"))
+        self._kubelet_port = free_port()
         self._kubelet = self._kubelet_daemon()
 
     def __repr__(self) -> str:
@@ -92,6 +94,18 @@ class ControlPlane(KubernetesCluster):
         self.kill()
         self._apiserver.start()
         self._apiserver.await_service(self._is_ready, _START_TIMEOUT)
+
+    def mend(self) -> None:
+        """Raises RuntimeError where a part has ended that no test can end: then nothing can be trusted any more."""
+        for part in (self._etcd, self._controllers, self._scheduler):
+            if not part.alive:
+                raise RuntimeError(f"{part.name} has ended; its last words:\n{part.output}")
+        if self.alive:
+            self.resume()
+            self._apiserver.await_service(self._is_ready, _START_TIMEOUT)
+        else:
+            self.restart()
+        self.start_nodes()
 
     def kill_nodes(self) -> None:
         self._kubelet.kill()
@@ -133,8 +147,9 @@ class ControlPlane(KubernetesCluster):
         return True
 
     def _has_nodes(self) -> bool:
-        """Whether the nodes are ready and pods may be placed there."""
+        """Whether the nodes are ready, pods may be placed there, and their logs can be had."""
         try:
+            socket.create_connection((HOST, self._kubelet_port), timeout=1).close()
             items = json.loads(self._get("/api/v1/nodes"))["items"]
         except OSError:
             return False
@@ -218,7 +233,7 @@ class ControlPlane(KubernetesCluster):
         options = {
             "kubeconfig": self._kubeconfig("kubelets", self._authority.client("kubelets", ADMINS)),
             "nodes": self._nodes,
-            "port": free_port(),
+            "port": self._kubelet_port,
             "certificate": server.certificate,
             "key": server.key,
             "clients": self._authority.certificate,

@@ -24,6 +24,8 @@ class Kubelet:
         self._nodes = nodes
         self._group = group
         self._pods: dict[str, Pod] = {}
+        self.knows_all = asyncio.Event()
+        """Set once it has seen all pods that there are."""
         self._next_address = int(ipaddress.IPv4Address("10.244.0.1"))
 
     def find(self, namespace: str, name: str) -> Pod | None:
@@ -35,6 +37,7 @@ class Kubelet:
             self._pods.pop(uid).end()
         for item in items:
             self._seen(item)
+        self.knows_all.set()
 
     def changed(self, kind: str, item: Object) -> None:
         """Takes what happened to one pod."""
@@ -65,12 +68,15 @@ async def main(options: argparse.Namespace) -> None:
         events = Events(api)
         kubelet = Kubelet(api, events, set(names), group)
         keys = {"certificate": options.certificate, "key": options.key, "clients": options.clients}
+        group.create_task(events.run(), name="events")
+        for name in names:
+            group.create_task(Node(api, name, options.port).run(), name=f"node {name}")
+        path, bound = "/api/v1/pods", {"fieldSelector": "spec.nodeName!="}
+        following = api.follow(path, listed=kubelet.listed, changed=kubelet.changed, query=bound)
+        group.create_task(following, name="pods")
+        await kubelet.knows_all.wait()
         async with serving(kubelet.find, options.port, **keys):
-            group.create_task(events.run(), name="events")
-            for name in names:
-                group.create_task(Node(api, name, options.port).run(), name=f"node {name}")
-            path, bound = "/api/v1/pods", {"fieldSelector": "spec.nodeName!="}
-            await api.follow(path, listed=kubelet.listed, changed=kubelet.changed, query=bound)
+            await asyncio.get_running_loop().create_future()
 
 
 def _options() -> argparse.Namespace:

@@ -81,9 +81,13 @@ class Pod:
         """Waits as long as the pod takes to end."""
         await self._news.until(lambda: self._gone or not self._behaviour().ignores_deletion)
         if not self._gone and self._phase not in ("Succeeded", "Failed"):
-            grace = self._item["metadata"].get("deletionGracePeriodSeconds") or 0
             self._events.record(self._item, "Normal", "Killing", "Stopping the containers")
-            await self._news.until(lambda: self._gone, min(grace, self._behaviour().stop_seconds))
+            began = asyncio.get_running_loop().time()
+            await self._until_time(lambda: began if self._gone else began + self._stopping_time())
+
+    def _stopping_time(self) -> float:
+        grace: float = self._item["metadata"].get("deletionGracePeriodSeconds") or 0
+        return min(grace, self._behaviour().stop_seconds)
 
     # --- containers ------------------------------------------------------------------------------------------
 
