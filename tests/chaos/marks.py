@@ -40,8 +40,14 @@ class Mark:
 
 
 def prepare(directory: Path) -> Path:
-    """An empty file for marks; who runs the steps may be another user than who runs the agent."""
+    """An empty file for marks; who runs the steps may be another user than who runs the agent.
+
+    Raises ValueError where that user could not reach the directory.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    for parent in directory.resolve().parents:
+        if not parent.stat().st_mode & 0o001:
+            raise ValueError(f"marks can't be left in {directory}: other users may not enter {parent}")
     directory.chmod(0o777)
     file = directory / "marks"
     file.touch()
