@@ -33,6 +33,9 @@ from tests.support import processes
 
 _QUIET_SECONDS = 240.0
 _FAULT_SECONDS = 500.0
+#: In a chapter that forgets: how long after its end an execution is known, and how often that is looked at. All that a
+#: user sends about an execution comes soon after its end, so that it is still known then.
+_RETENTION_SECONDS, _SWEEP_SECONDS = 90, 4
 _KILLS = {"agent.kill", "agent.kill_at", "agent.kill_all"}
 
 
@@ -59,18 +62,19 @@ class Options:
     shells: float = 0.1
     """The share of steps that are processes."""
 
-    @property
-    def setting(self) -> Setting:
-        """What faults are drawn for."""
-        return Setting(nodes=self.nodes, mode=self.mode, partitions=self.partitions, session=self.session)
+    def setting(self, number: int) -> Setting:
+        """What the faults of that round are drawn for. Every other chapter forgets."""
+        return Setting(
+            nodes=self.nodes,
+            mode=self.mode,
+            partitions=self.partitions,
+            session=self.session,
+            forgets=number // self.chapter % 2 == 1,
+        )
 
     def allows(self, name: str) -> bool:
         """Whether that fault may be drawn."""
         return not self.only or any(name.startswith(start) for start in self.only)
-
-
-class Broken(Exception):
-    """Something is not as promised; the run ends, and all is kept."""
 
 
 async def run(options: Options) -> Report:
@@ -105,6 +109,7 @@ class _Chapter:
         self._record = record
         self._result = result
         self._rounds = rounds
+        self._setting = options.setting(rounds.start)
         self._prefix = f"c{rounds.start}"
         self._group = f"{self._prefix}-agents"
         self._directory = options.directory / f"chapter-{rounds.start}"
@@ -133,7 +138,7 @@ class _Chapter:
                     self._record.say("not all agents were ready in time; the faults begin all the same")
                 load.start(self._options.rate)
                 stage = Stage(
-                    setting=self._options.setting,
+                    setting=self._setting,
                     kafka=self._kafka,
                     agents=agents,
                     prefix=self._prefix,
@@ -170,6 +175,9 @@ class _Chapter:
             await asyncio.to_thread(future.result, 60)
 
     def _agents(self) -> Agents:
+        forgets: dict[str, object] = {}
+        if self._setting.forgets:
+            forgets = {"WPK_STATE_RETENTION": f"{_RETENTION_SECONDS}s", "CHAOS_SWEEP_SECONDS": _SWEEP_SECONDS}
         variables = {
             place: processes.environment(
                 self._kafka.bootstrap(place),
@@ -181,6 +189,7 @@ class _Chapter:
                 WPK_SHUTDOWN_GRACE="8s",
                 PYTHONPATH=f"{processes.ROOT}:{marks.PLUGIN}",
                 PYTHONFAULTHANDLER="1",
+                **forgets,
             )
             for place in (*PLACES, GUEST)
         }
@@ -189,7 +198,7 @@ class _Chapter:
     # --- the faults ---
 
     async def _round(self, stage: Stage, number: int) -> None:
-        drawn: Round = faults.draw_round(self._options.seed, number, self._options.setting, self._options.allows)
+        drawn: Round = faults.draw_round(self._options.seed, number, self._setting, self._options.allows)
         self._record.say(f"round {number}: " + ", ".join(f"+{at:.1f} s {fault}" for at, fault in drawn.faults))
         async with asyncio.TaskGroup() as group:
             for at, fault in drawn.faults:
@@ -248,9 +257,12 @@ class _Chapter:
         history = await reading.read(self._kafka.direct, self._prefix, partitions=options.partitions, group=self._group)
         left = marks.read(self._marks)
         for violation in await asyncio.to_thread(
-            lambda: invariants.violations(history, left, load.published, mode=options.mode)
+            lambda: invariants.violations(
+                history, left, load.published, mode=options.mode, forgets=self._setting.forgets
+            )
         ):
-            self._violation(violation.name, violation.sentence, violation.evidence)
+            self._violation(violation.name, violation.message, violation.evidence)
+        result.late_marks += len(invariants.late_marks(history, left, load.published, options.mode))
         logs = sorted(self._directory.glob("*.log"))
         result.add(history)
         result.chapters += 1
@@ -305,5 +317,5 @@ def _alone(agents: Agents) -> list[Death]:
 async def _health(events: Callable[..., list[dict[str, object]]]) -> str:
     started = events("agent.started")
     base = str(started[0]["metrics"]).removesuffix("/metrics")
-    answers = [await asyncio.to_thread(processes._fetch, f"{base}/{path}") for path in ("readyz", "healthz", "metrics")]
+    answers = [await asyncio.to_thread(processes.fetch, f"{base}/{path}") for path in ("readyz", "healthz", "metrics")]
     return "\n".join(f"{status}\n{body}" for status, body in answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,8 @@ class Report:
     events: int = 0
     dead_letters: int = 0
     marks: int = 0
+    late_marks: int = 0
+    """Effects that an owner still began after it was replaced: it had stood still just before."""
     owners: int = 0
     """Epochs that wrote events."""
     agents: int = 0
@@ -82,7 +85,8 @@ class Report:
             f"faults struck: {self.struck.total()} ({struck})",
             f"could not be applied, not counted: {self.not_applied.total()} ({missed})",
             f"fail points reached: {self.points.total()}, {len(self.points)} different ones",
-            f"{self.executions} executions, {self.commands} commands, {self.events} events, {self.marks} marks, "
+            f"{self.executions} executions, {self.commands} commands, {self.events} events, {self.marks} marks "
+            f"({self.late_marks} by owners that had been replaced), "
             f"{self.dead_letters} dead letters",
             f"{self.agents} agents, {self.owners} owners of partitions, {self.deaths} deaths, "
             f"{len(self.ended_by_itself)} of them by itself",
@@ -160,5 +164,5 @@ def warnings_in(logs: Iterable[Path]) -> Counter[str]:
                 found["?"] += 1
                 continue
             if entry.get("level") in ("warning", "error", "critical"):
-                found[f"{entry['level']}: {str(entry.get('event'))[:80]}"] += 1
+                found[f"{entry['level']}: {re.sub(r'[0-9]+', '#', str(entry.get('event')))[:70]}"] += 1
     return found

@@ -150,6 +150,8 @@ class Setting:
     partitions: int
     session: float
     """Seconds after which the group does without a silent agent."""
+    forgets: bool = False
+    """Whether ended executions are forgotten while the run goes on: tombstones in the state topic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

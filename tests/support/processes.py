@@ -133,7 +133,7 @@ class AgentProcess:
     async def get(self, path: str) -> tuple[int, str]:
         """What its health endpoint answers: status and body."""
         base = str((await self.logged("agent.started"))["metrics"]).removesuffix("/metrics")
-        return await asyncio.to_thread(_fetch, f"{base}{path}")
+        return await asyncio.to_thread(fetch, f"{base}{path}")
 
     async def ready(self) -> dict[str, Any]:
         """What /readyz says once it is ready."""
@@ -178,7 +178,8 @@ class AgentProcess:
         await asyncio.to_thread(self._process.wait)
 
 
-def _fetch(url: str) -> tuple[int, str]:
+def fetch(url: str) -> tuple[int, str]:
+    """The status and the body of the answer; 0 and the reason where there is none."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status, answer.read().decode()

@@ -25,6 +25,8 @@ def steady_points(setting: Setting) -> list[str]:
     else:
         functions.append("plain_write")
         requests += ["OffsetCommit"] * 2
+    if setting.forgets:
+        functions += ["sweep"] * 4
     return _moments(functions, requests)
 
 
