@@ -111,6 +111,19 @@ def control_plane(request: pytest.FixtureRequest) -> kubernetes.KubernetesCluste
     return cluster
 
 
+@pytest.fixture
+def played_pods(control_plane: kubernetes.KubernetesCluster) -> None:
+    """Skips a test whose images only tests.support.kubelet has, where `control_plane` has real nodes."""
+    control_plane.simulated()
+
+
+@pytest.fixture
+async def space(control_plane: kubernetes.KubernetesCluster, prefix: str) -> AsyncIterator[kubernetes.Space]:
+    """A namespace of the test's own on `control_plane`."""
+    async with kubernetes.space_of(control_plane.kubectl, prefix) as made:
+        yield made
+
+
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])
 def kafka(request: pytest.FixtureRequest) -> KafkaBroker:
     """Each broker in turn: what the agent promises it promises on both."""

@@ -12,6 +12,7 @@ from tests.support.control_plane.build import Unavailable
 from tests.support.control_plane.handle import ExternalCluster, KubernetesCluster
 from tests.support.control_plane.kubectl import Kubectl, KubectlFailed
 from tests.support.control_plane.processes import ControlPlane, control_plane
+from tests.support.control_plane.space import Space, space_of
 
 __all__ = [
     "ControlPlane",
@@ -19,9 +20,11 @@ __all__ = [
     "Kubectl",
     "KubectlFailed",
     "KubernetesCluster",
+    "Space",
     "Unavailable",
     "any_cluster",
     "control_plane",
+    "space_of",
 ]
 
 

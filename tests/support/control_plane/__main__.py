@@ -16,7 +16,7 @@ def main() -> None:
     try:
         if build.is_built():
             return
-        sys.stderr.write(f"building Kubernetes {build.kubernetes_version()} for the tests, once (many minutes)\n")
+        sys.stderr.write(f"building Kubernetes {build.kubernetes_version()} for the tests, once (some 10 minutes)\n")
         began = time.monotonic()
         build.build()
         sys.stderr.write(f"built in {time.monotonic() - began:.0f} s\n")

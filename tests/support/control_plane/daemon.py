@@ -37,6 +37,12 @@ class Daemon:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended though nobody ended it."""
+        code = None if self._process is None else self._process.poll()
+        return code not in (None, -signal.SIGKILL, -signal.SIGTERM)
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, f"{self.name} was never started"
         return self._process.pid

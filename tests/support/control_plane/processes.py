@@ -71,6 +71,7 @@ class ControlPlane(KubernetesCluster):
         self._scheduler = self._daemon("scheduler", self._client_flags("scheduler"))
         self._kubelet_port = free_port()
         self._kubelet = self._kubelet_daemon()
+        self._parts = (self._etcd, self._apiserver, self._controllers, self._scheduler, self._kubelet)
 
     def __repr__(self) -> str:
         return f"<Kubernetes {build.kubernetes_version()} at {self.url}>"
@@ -96,10 +97,10 @@ class ControlPlane(KubernetesCluster):
         self._apiserver.await_service(self._is_ready, _START_TIMEOUT)
 
     def mend(self) -> None:
-        """Raises RuntimeError where a part has ended that no test can end: then nothing can be trusted any more."""
-        for part in (self._etcd, self._controllers, self._scheduler):
-            if not part.alive:
-                raise RuntimeError(f"{part.name} has ended; its last words:\n{part.output}")
+        """Raises RuntimeError where a part has ended by itself: then nothing can be trusted any more."""
+        for part in self._parts:
+            if part.failed:
+                raise RuntimeError(f"{part.name} has ended by itself; its last words:\n{part.output}")
         if self.alive:
             self.resume()
             self._apiserver.await_service(self._is_ready, _START_TIMEOUT)
@@ -130,8 +131,8 @@ class ControlPlane(KubernetesCluster):
 
     def stop(self) -> None:
         """Ends everything; nothing of it is of use afterwards, so nobody is asked."""
-        for daemon in (self._kubelet, self._scheduler, self._controllers, self._apiserver, self._etcd):
-            daemon.kill()
+        for part in reversed(self._parts):
+            part.kill()
 
     # --- readiness -------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class Container:
 
     def start(self) -> Log:
         """Starts it: again, where it ran before."""
-        if self.log is not None:
+        if self._id:
             self.restarts += 1
             self.previous = self.log
         if "terminated" in self.state:
