@@ -100,7 +100,8 @@ def undone_once(draw: Draw) -> Drawn:
 def compensated(draw: Draw) -> Drawn:
     steps = [draw.step(f"s{n}", capture=True, seconds=draw.seconds(0, 0.5)) for n in (1, 2, 3)]
     package = draw.package(*steps, draw.step("fails", fail=9), rollback={"enabled": True}, **_ROLLBACK)
-    return draw.drawn(package, statuses=UNDONE, interrupted=UNDONE)
+    # A first step that was interrupted before it had captured anything leaves nothing to be undone.
+    return draw.drawn(package, statuses=UNDONE, interrupted=(*UNDONE, "failed"))
 
 
 @kind(4)
@@ -161,7 +162,10 @@ def cancelled_and_undone(draw: Draw) -> Drawn:
     package = draw.package(*steps, rollback={"enabled": True}, **_ROLLBACK)
     follow = FollowUp(event="step.started", step="long", message=draw.control("cancel", "cancelling", "rejected"))
     return draw.drawn(
-        package, statuses=("rolled_back", "completed"), interrupted=UNDOING_INTERRUPTED, follow_ups=(follow,)
+        package,
+        statuses=("rolled_back", "completed"),
+        interrupted=(*UNDOING_INTERRUPTED, "failed"),
+        follow_ups=(follow,),
     )
 
 
