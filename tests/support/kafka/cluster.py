@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NODES = (1, 2, 3)
 #: For everything that the cluster does by itself: elections, catching up, moving leaders.
-PATIENCE = 60.0
+PATIENCE = 90.0
 _LOOK_EVERY = 0.05
 
 

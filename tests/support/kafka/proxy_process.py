@@ -163,13 +163,14 @@ class Link:
         for end in (self.client, self.node):
             if end.direction in proxy.faults.stalled:
                 end.hold("stalled")
+        if proxy.listens:
+            proxy.links.add(self)
 
     def connected(self, end: End) -> None:
-        if end is self.client:
-            self.proxy.links.add(self)
-            self.proxy.spawn(self._reach_node())
-        elif self not in self.proxy.links:  # the client has gone in the meantime
+        if self not in self.proxy.links:  # a fault came in between, or the client has gone
             end.reset()
+        elif end is self.client:
+            self.proxy.spawn(self._reach_node())
         else:
             self.client.release("connecting")
 
@@ -222,6 +223,10 @@ class Proxy:
         self.trap: tuple[int, Callable[[Link], None]] | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def listens(self) -> bool:
+        return self._server is not None
 
     def spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -277,7 +282,7 @@ class Proxy:
             "carried": self.carried,
             "lost": self.lost,
             "armed": self.trap is not None,
-            "listens": self._server is not None,
+            "listens": self.listens,
         }
 
 
