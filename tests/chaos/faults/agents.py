@@ -34,6 +34,11 @@ class KillAgent(OnAgent):
     name = "agent.kill"
     weight = 6.0
 
+    def __init__(self, draw: random.Random, setting: Setting) -> None:
+        super().__init__(draw, setting)
+        # Some are left alone until all is taken over, so that it can be told how long that takes.
+        self.hold = draw.choice((0.0, 0.0, 0.0, 2.5 * setting.session))
+
     async def strike(self, stage: Stage) -> None:
         await self.up(stage)
         if not stage.agents[self.place].signal(signal.SIGKILL):
