@@ -15,11 +15,11 @@ The load and the checks (`published` is what was asked, `marks` what really happ
 Everything is kept by `history.save(history, path)` and `history.load(path)`, `published.load(path)`, and the file of
 marks, so that `python -m tests.chaos.invariants DIRECTORY` can check it again. Agents run with WPK_SANDBOX=off.
 
-The run itself (`drive`): `python -m tests.chaos --rounds 100 --seed 7` starts three nodes of Kafka with proxies before
-them (`stage`), three agents that a supervisor starts again (`agents`), the load, and strikes in each round with one or
-two faults (`faults`), many of them at an exact place of an agent's code (`failpoints`, `agent`). After each chapter of
-rounds all is healed, and checked when it is quiet. `--first N --rounds 1` draws round N again; `--only agent.kill,network`
-draws those kinds alone. `report` says what was struck, and how long it took from a kill to the next step's start. All is
-kept in `--keep DIR`, and after a violation in any case: the diary `record.jsonl`, the agents' logs, what was published,
-the marks, the history.
+The run itself (`drive`): `python -m tests.chaos --rounds 100 --seed 7` starts three nodes of Kafka with proxies
+before them (`stage`), three agents that a supervisor starts again (`agents`), the load, and strikes in each round
+with one or two faults (`faults`), many of them at an exact place of an agent's code (`failpoints`, `agent`). After
+each chapter of rounds all is healed, and checked when it is quiet. `--first N --rounds 1` draws round N again;
+`--only agent.kill,network` draws those kinds alone. `report` says what was struck, and how long it took from a kill
+to the next step's start. All is kept in `--keep DIR`, and after a violation in any case: the diary `record.jsonl`,
+the agents' logs, what was published, the marks, the history.
 """
