@@ -6,7 +6,6 @@ A failing execution concerns nobody else: each runs as its own task, whose error
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from consumer.engine import prepare
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
+from consumer.engine.partition import Partition
 from consumer.engine.runner import Parting, Runner
 from consumer.engine.services import Services
 from consumer.engine.slots import Slots
@@ -30,40 +30,16 @@ from schemas.events import EventData, Status
 from schemas.execution import ExecutionState
 from schemas.failure import Failure
 
+__all__ = ["Partition", "StateReader", "Supervisor", "supervising"]
 _log = structlog.get_logger(__name__)
 
 #: Reads the newest records of a partition's state topic again.
 StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
-#: How many ended executions of a partition stay whole in memory; of others only what is needed to know them again.
-_RECENT = 64
 _READ_PAUSE_SECONDS = 1.0
 #: Bytes that are kept of a record which the dead-letter topic does not take whole.
 _KEPT = 16 * 1024
 #: Records of one append when executions are forgotten.
 _TOMBSTONES = 1000
-
-
-class Partition:
-    """The executions of one partition number under one owner."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.live: dict[str, Execution] = {}
-        self.ended: dict[str, ExecutionState] = {}
-        """What is needed to know an ended execution again: its status and its place in the chain."""
-        self.recent: OrderedDict[str, ExecutionState] = OrderedDict()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.unreadable: set[str] = set()
-        """Executions whose state can't be read."""
-
-    def remember(self, state: ExecutionState) -> None:
-        """Keeps an ended execution (or an id that is known from refused commands only)."""
-        self.recent[state.execution_id] = state
-        self.recent.move_to_end(state.execution_id)
-        if len(self.recent) > _RECENT:
-            self.recent.popitem(last=False)
-        nothing: dict[str, object] = {"command": None, "steps": {}, "rollback_steps": {}, "outputs": {}, "undo": {}}
-        self.ended[state.execution_id] = state.model_copy(update=nothing)
 
 
 class Supervisor:
@@ -167,8 +143,7 @@ class Supervisor:
 
     def _start(self, partition: Partition, execution: Execution) -> None:
         partition.live[execution.execution_id] = execution
-        partition.ended.pop(execution.execution_id, None)
-        partition.recent.pop(execution.execution_id, None)
+        partition.forget(execution.execution_id)
         self._live += 1
         self._measure()
         task = self._group.create_task(self._run(partition, execution), name=f"execution {execution.execution_id}")
@@ -240,7 +215,7 @@ class Supervisor:
         if content.execution_id in partition.unreadable:
             detail = f"the state of execution {content.execution_id} can't be read; the agent's log says why"
             return self._bury(partition, incoming, Unreadable(reason="internal", detail=detail))
-        execution = await self._find(partition, content.execution_id)
+        execution = await self._find(partition, content)
         try:
             drafts = self._answer(execution, incoming, content)
             execution.stage(*drafts)
@@ -292,17 +267,19 @@ class Supervisor:
         else:
             self._start(partition, execution)
 
-    async def _find(self, partition: Partition, execution_id: str) -> Execution:
-        live = partition.live.get(execution_id)
+    async def _find(self, partition: Partition, content: Understood | Refused) -> Execution:
+        name = content.execution_id
+        live = partition.live.get(name)
         if live is not None:
             return live
-        state = partition.recent.get(execution_id)
-        if state is None and execution_id in partition.ended:
+        rollback = isinstance(content, Understood) and isinstance(content.command, RollbackCommand)
+        state = partition.recall(name, whole=rollback)
+        if state is None and name in partition.ended:
             records = await self._read_again(partition.journal)
-            mine = {k: v for k, v in records.items() if k == execution_id or k.startswith(f"{execution_id}/")}
-            known = execution_id in partition.ended  # the sweep may have forgotten it meanwhile
-            state = snapshot.load(mine).get(execution_id) if known else None
-        return Execution(execution_id, state, partition.journal, self._services)
+            mine = {k: v for k, v in records.items() if k == name or k.startswith(f"{name}/")}
+            known = name in partition.ended  # the sweep may have forgotten it meanwhile
+            state = snapshot.load(mine).get(name) if known else None
+        return Execution(name, state, partition.journal, self._services)
 
     async def _read_again(self, journal: Journal) -> Mapping[str, bytes]:
         """The state topic's newest records, with all that was queued before. Raises OwnershipLost only."""
@@ -324,18 +301,13 @@ class Supervisor:
     async def sweep(self, partition: Partition) -> int:
         """Forgets executions whose retention is over: tombstones for all that the state topic holds of them."""
         limit = self._services.clock.now() - timedelta(seconds=self._services.limits.state_retention)
-        old = {
-            name
-            for name, state in partition.ended.items()
-            if (state.completed_at or state.updated_at or limit) < limit and name not in partition.live
-        }
+        old = partition.expired(limit) - partition.live.keys()
         if not old:
             return 0
         records = await self._read_state(partition.journal)
         old -= partition.live.keys()
         for name in old:
-            partition.ended.pop(name, None)
-            partition.recent.pop(name, None)
+            partition.forget(name)
         keys = [key for key in records if key.partition("/")[0] in old]
         keys.sort(key=lambda key: "/" not in key)  # heads last: parts without a head would be found by nobody
         tombstones = [Record(Topic.STATE, key.encode(), None) for key in keys]

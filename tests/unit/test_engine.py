@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.engine.incoming import Incoming, Refused, Unreadable
 from consumer.ports import CommandTopic, Topic
@@ -50,6 +51,33 @@ async def test_a_cancel_while_a_large_package_is_checked_keeps_it_from_running(p
     assert state.status is Status.CANCELLED
     assert probe.seen["e1"].effects == []
     assert [name for name in h.names() if name.startswith("execution.c")] == ["execution.cancelled"]
+
+
+async def test_what_is_cancelled_in_the_moment_it_is_accepted_ends_in_order_though_its_package_is_none(probe: Any) -> None:
+    with capture_logs() as told:
+        async with house(probe) as h:
+            await asyncio.gather(h.execute({"metadata": {"name": "broken"}}), h.control("cancel"))
+            state = await h.over()
+
+    assert state.status is Status.CANCELLED
+    assert h.names() == ["execution.accepted", "execution.cancelled"]
+    assert [entry["event"] for entry in told if entry["log_level"] == "error"] == []
+
+
+async def test_a_rollback_that_comes_while_the_end_is_being_written_is_carried_out(probe: Any) -> None:
+    wpk = package(step("a"), rollback={"enabled": True, "handlers": [step("u")]})
+    async with house(probe) as h:
+        h.journal.stall()
+        sent = [asyncio.ensure_future(send) for send in (h.execute(wpk), h.control("cancel"))]
+        await eventually(lambda: h.journal.appended >= 3, timeout=PATIENCE, because="its end is not queued")
+        sent.append(asyncio.ensure_future(h.rollback(force=True)))
+        await eventually(lambda: h.journal.appended >= 4, timeout=PATIENCE, because="the rollback is not taken")
+        h.journal.resume()
+        await asyncio.gather(*sent)
+        state = await h.over()
+
+    assert state.status is Status.ROLLED_BACK
+    assert probe.seen["e1"].effects == ["run u 1"]
 
 
 async def test_a_cancel_between_the_start_and_its_effect_keeps_the_effect_from_happening(probe: Any) -> None:
@@ -512,7 +540,7 @@ async def test_a_rollback_finds_an_execution_that_ended_long_ago_and_a_duplicate
         for number in range(70):  # more than stay whole in memory
             await h.execute(package(step("a")), f"other-{number}")
             await h.over(f"other-{number}")
-        assert "e1" not in h.partition.recent
+        assert h.partition.recall("e1", whole=True) is None
         await h.execute(wpk)
         assert h.names()[-1] == "command.duplicate"
         await h.rollback(requested_by="bob")

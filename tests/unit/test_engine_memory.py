@@ -1,0 +1,115 @@
+"""What the engine keeps in memory of executions that ended, and what it does without reading the log again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from consumer.clock import SystemClock
+from consumer.engine.partition import Partition
+from schemas import snapshot
+from schemas.execution import ExecutionState, StepState, StepStatus
+from tests.support.engine_house import house, package, probe_module, step
+from tests.support.memory_journal import MemoryJournal
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return probe_module(monkeypatch)
+
+
+def ended(name: str, **fields: Any) -> ExecutionState:
+    """An execution that ended, as its owner has it."""
+    now = SystemClock().now()
+    steps = {"a": StepState(step="a", adapter="delay", status=StepStatus.SUCCEEDED, output={"n": 1})}
+    whole: dict[str, Any] = {
+        "status": "completed",
+        "seq": 6,
+        "command": {"wpk_content": {}},
+        "command_digest": "d",
+        "completed_at": now,
+        "steps": steps,
+        "undo": {"a": {"before": 1}},
+    }
+    return ExecutionState(execution_id=name, **(whole | fields))
+
+
+def test_what_ended_long_ago_is_known_by_its_head_and_what_is_missing_shows() -> None:
+    partition = Partition(MemoryJournal(0, 1))
+    first = ended("e0")
+    partition.remember(first)
+    for number in range(1, 200):
+        partition.remember(ended(f"e{number}"))
+    assert partition.recall("e199", whole=True) is not None
+    assert partition.recall("e0", whole=True) is None
+    head = partition.recall("e0", whole=False)
+    assert head is not None
+    assert snapshot.head(head) == snapshot.head(first)  # so that it may be written again
+
+
+def test_large_executions_do_not_stay_whole_and_long_heads_do_not_stay_at_all() -> None:
+    partition = Partition(MemoryJournal(0, 1))
+    partition.remember(ended("large", command={"wpk_content": "x" * 100_000}))
+    assert partition.recall("large", whole=True) is None
+    assert partition.recall("large", whole=False) is not None
+    steps = {f"s{n}": StepState(step=f"s{n}", adapter="delay") for n in range(1000)}
+    partition.remember(ended("long", steps=steps))
+    assert partition.ended["long"].head is None
+    partition.remember(ended("output", steps={"a": StepState(step="a", adapter="delay", output="x" * 100_000)}))
+    assert partition.recall("output", whole=True) is None
+
+
+def test_an_id_known_from_refused_commands_only_is_never_read_again() -> None:
+    partition = Partition(MemoryJournal(0, 1))
+    partition.remember(ExecutionState(execution_id="refused", seq=2, last_hash="h"))
+    for number in range(200):
+        partition.remember(ended(f"e{number}"))
+    assert partition.recall("refused", whole=True) is not None
+
+
+def test_a_state_made_of_its_head_does_not_take_the_place_of_the_whole_one() -> None:
+    partition = Partition(MemoryJournal(0, 1))
+    whole = ended("e1", command={"wpk_content": "x" * 100_000})
+    partition.remember(whole)
+    head = partition.recall("e1", whole=False)
+    assert head is not None
+    partition.remember(head.model_copy(update={"seq": 7}))
+    assert partition.recall("e1", whole=True) is None
+    again = partition.recall("e1", whole=False)
+    assert again is not None
+    assert again.seq == 7
+
+
+def test_what_expires_is_told_by_the_end_of_each() -> None:
+    partition = Partition(MemoryJournal(0, 1))
+    now = SystemClock().now()
+    partition.remember(ended("old", completed_at=now - timedelta(days=8)))
+    partition.remember(ended("new"))
+    assert partition.expired(now - timedelta(days=7)) == {"old"}
+    partition.forget("old")
+    assert partition.recall("old", whole=False) is None
+
+
+async def test_duplicates_and_refusals_of_what_ended_long_ago_are_answered_without_reading_the_log(
+    probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(probe) as h:
+        wpk = package(step("a", {"capture": "old", "output": {"n": 1}}))
+        await h.execute(wpk)
+        before = await h.over()
+        for number in range(70):
+            await h.execute(package(step("a")), f"other-{number}")
+            await h.over(f"other-{number}")
+
+        async def unread(_journal: object) -> Any:
+            raise AssertionError("the log was read")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(h.supervisor, "_read_state", unread)
+            await h.execute(wpk)
+            await h.control("cancel")
+        assert h.names()[-3:] == ["command.duplicate", "command.rejected", "execution.rejected"]
+        assert h.kept().steps == before.steps  # what was written again lost nothing
+        assert h.kept().undo.keys() == {"a"}
