@@ -1,0 +1,352 @@
+"""The loads of `bench.bounds`. Each asserts what must hold, and gives figures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import orjson
+from confluent_kafka import Consumer
+
+from bench.stage import MB, Ends, Figures, Stage, Watch, package, quiet_lines, stage
+from tests.support.eventually import eventually
+from tests.support.processes import AgentProcess
+
+#: Seconds without any progress after which a load has failed.
+STILL = 120.0
+_GB = 1 << 30
+
+
+def _mb(size: float) -> float:
+    return round(size / MB, 1)
+
+
+def _delay(name: str = "wait", duration: str = "0s", **more: object) -> dict[str, object]:
+    return {"name": name, "type": "delay", "config": {"duration": duration}, **more}
+
+
+def _executes(prefix: str, count: int, content: object, **more: object) -> Iterator[tuple[str, object]]:
+    for number in range(count):
+        name = f"{prefix}-{number}"
+        yield name, {"execution_id": name, "wpk_content": content, **more}
+
+
+async def commands(scale: float) -> Figures:
+    """50,000 commands at once, one step each that does nothing; then another agent takes all of it over."""
+    count = int(50_000 * scale)
+    async with stage() as house:
+        async with house.agent() as agent:
+            with Watch(agent.pid) as watch, house.reader("events.results") as results:
+                before = watch.look()
+                published = await asyncio.to_thread(house.publish, "execute", _executes("c", count, package(_delay())))
+                ends = Ends()
+                seconds = await ends.until(results, count, limit=STILL)
+                ends.add(await quiet_lines(results, 3.0))
+                after = watch.look()
+        assert ends.once(), "an execution ended twice"
+        assert ends.statuses == {"completed": count}, ends.statuses
+        began = time.monotonic()
+        async with house.agent() as successor:
+            restart = time.monotonic() - began
+            with Watch(successor.pid) as restored:
+                pass
+        return {
+            "executions": count,
+            "publish_s": round(published, 1),
+            "seconds": round(seconds, 1),
+            "per_second": round(count / seconds),
+            "rss_before_mb": _mb(before.rss),
+            "rss_peak_mb": _mb(watch.peak),
+            "rss_after_mb": _mb(after.rss),
+            "bytes_per_ended": round((after.rss - before.rss) / count),
+            "restart_s": round(restart, 1),
+            "restart_peak_mb": _mb(restored.peak),
+            "curve": watch.drawn(),
+        }
+
+
+async def _approvals(scale: float, *, blind: bool, **settings: object) -> Figures:
+    """10,000 executions that ask for approval. `blind`: all are approved at once before any has asked, the newest
+    first, and those whose approval is refused again when they ask; else each when it asks, the newest first."""
+    count = int(10_000 * scale)
+    waits = package(_delay(), approval=True)
+    async with stage(settings=settings) as house, house.agent() as agent:
+        with Watch(agent.pid) as watch, house.reader("events.progress", "events.results") as out:
+            before = watch.look()
+            await asyncio.to_thread(house.publish, "execute", _executes("w", count, waits, requested_by="alice"))
+            approve = Approver(house, out, blind=blind)
+            waiting = await approve.until_all_that_fit_ask()
+            held = watch.look()
+            if blind:
+                approve.send([f"w-{number}" for number in reversed(range(count))])
+            seconds = await approve.until_ended(count)
+            after = watch.look()
+        assert approve.ends.once(), "an execution ended twice"
+        assert approve.ends.statuses == {"completed": count}, approve.ends.statuses
+    return {
+        "executions": count,
+        "waiting_at_once": waiting,
+        "seconds_from_approval": round(seconds, 1),
+        "refused_approvals": approve.refused,
+        "rss_before_mb": _mb(before.rss),
+        "rss_waiting_mb": _mb(held.rss),
+        "bytes_per_waiting": round((held.rss - before.rss) / max(1, waiting)),
+        "rss_peak_mb": _mb(watch.peak),
+        "rss_after_mb": _mb(after.rss),
+        "curve": watch.drawn(),
+    }
+
+
+class Approver:
+    """Reads what executions ask, and answers."""
+
+    def __init__(self, house: Stage, out: Consumer, *, blind: bool) -> None:
+        self._house = house
+        self._out = out
+        self._blind = blind
+        self.asked: list[str] = []
+        self.refused = 0
+        self.ends = Ends()
+        self._refused: set[str] = set()
+        self._open: set[str] = set()
+
+    def send(self, names: list[str]) -> None:
+        """Approves these, in this order."""
+        body = {"action": "approve", "requested_by": "bob"}
+        self._house.publish("control", ((name, {"execution_id": name, **body}) for name in names))
+
+    async def _read(self) -> bool:
+        messages = [m for m in await asyncio.to_thread(self._out.consume, 1000, 0.2) if m.error() is None]
+        for message in messages:
+            if message.topic().endswith("results"):
+                self.ends.add([message])
+            elif b"awaiting_approval" in message.value():
+                event = orjson.loads(message.value())
+                if event["type"] == "wpk.execution.awaiting_approval.v1":
+                    self.asked.append(event["subject"])
+                    self._open.add(event["subject"])
+            elif b"wpk.command.rejected.v1" in message.value():
+                self.refused += 1
+                self._refused.add(orjson.loads(message.value())["subject"])
+        return bool(messages)
+
+    async def until_all_that_fit_ask(self) -> int:
+        """Until no more ask; how many do."""
+        moved = time.monotonic()
+        while time.monotonic() - moved < 5.0:
+            if await self._read():
+                moved = time.monotonic()
+        return len(self.asked)
+
+    async def until_ended(self, count: int) -> float:
+        """Until all have ended, answering all that ask (`blind`: those that were refused); the seconds."""
+        began = moved = time.monotonic()
+        while len(self.ends.times) < count:
+            answer = [n for n in reversed(self.asked) if n in self._open and (not self._blind or n in self._refused)]
+            if answer:
+                self._open.difference_update(answer)
+                await asyncio.to_thread(self.send, answer)
+            if await self._read():
+                moved = time.monotonic()
+            elif time.monotonic() - moved > STILL:
+                raise TimeoutError(f"{len(self.ends.times)} of {count} have ended, none in the last {STILL:g} s")
+        return time.monotonic() - began
+
+
+async def approvals(scale: float) -> Figures:
+    """10,000 wait for approval, under the default limit of 1,000: the rest waits on the topic."""
+    return await _approvals(scale, blind=False)
+
+
+async def blind_approvals(scale: float) -> Figures:
+    """The same, and all approvals are sent at once, the newest first: most come before their execution is known."""
+    return await _approvals(scale, blind=True)
+
+
+async def waiting(scale: float) -> Figures:
+    """10,000 wait for approval at once: WPK_MAX_WAITING=10000."""
+    return await _approvals(scale, blind=False, WPK_MAX_WAITING=max(1, int(10_000 * scale)))
+
+
+async def _output(scale: float, command: str) -> Figures:
+    size = int(_GB * scale)
+    shell = {"name": "print", "type": "shell", "config": {"script": command.format(size=size)}, "timeout": "10m"}
+    async with stage() as house, house.agent() as agent:
+        with Watch(agent.pid) as watch, house.reader("events.results") as results:
+            before = watch.look()
+            began = time.monotonic()
+            house.publish("execute", [("big", {"execution_id": "big", "wpk_content": package(shell)})])
+            ends, beside = Ends(), []
+            while not ends.times[b"big"]:
+                name, sent = f"small-{len(beside)}", time.monotonic()
+                house.publish("execute", _executes(name, 1, package(_delay())))
+                await ends.until(results, len(ends.times) + 1, limit=STILL)
+                if ends.times[f"{name}-0".encode()]:
+                    beside.append(time.monotonic() - sent)
+                await asyncio.sleep(0.2)
+            seconds = time.monotonic() - began
+            after = watch.look()
+        with house.reader("events.logs") as logs:
+            found = [m for m in await quiet_lines(logs, 3.0) if m.key() == b"big"]
+        text = b"".join(message.value() for message in found[-3:])
+        beside.sort()
+        return {
+            "printed_mb": _mb(size),
+            "seconds": round(seconds, 1),
+            "mb_per_second": round(size / MB / seconds, 1),
+            "status": dict(ends.statuses),
+            "log_records": len(found),
+            "log_topic_mb": _mb(sum(len(message.value()) for message in found)),
+            "drop_is_said": b"were dropped" in text or b"line cut" in text,
+            "others_meanwhile": len(beside),
+            "others_median_s": round(beside[len(beside) // 2], 3) if beside else None,
+            "others_longest_s": round(beside[-1], 3) if beside else None,
+            "rss_before_mb": _mb(before.rss),
+            "rss_peak_mb": _mb(watch.peak),
+            "rss_after_mb": _mb(after.rss),
+            "curve": watch.drawn(),
+        }
+
+
+async def output(scale: float) -> Figures:
+    """A child that prints 1 GB in lines of 100 bytes."""
+    return await _output(scale, f"yes {'x' * 99} | head -c {{size}}")
+
+
+async def one_line(scale: float) -> Figures:
+    """A child that prints 1 GB without any end of a line."""
+    return await _output(scale, "head -c {size} /dev/zero | tr '\\0' x")
+
+
+def _large(kind: str, limit: int) -> dict[str, object]:
+    """An execute command of just under `limit` bytes: by many steps, or by one big value."""
+
+    def command(steps: int, padding: int) -> dict[str, object]:
+        content = package(*(_delay(f"step-{number}") for number in range(steps)))
+        return {"wpk_content": content, "parameters": {"filler": "x" * padding}, "execution_id": f"large-{kind}"}
+
+    if kind == "value":
+        room = limit - len(orjson.dumps(command(1, 0)))
+        return command(1, room - 16)
+    each = len(orjson.dumps(_delay("step-10000"))) + 1
+    return command((limit - 500) // each if kind == "steps" else int(kind), 0)
+
+
+async def package_sizes(scale: float) -> Figures:
+    """Packages near the size limit: one big value, as many steps as fit, and numbers of steps between."""
+    limit = 900_000
+    figures: Figures = {"limit_bytes": limit}
+    async with stage() as house, house.agent() as agent:
+        with Watch(agent.pid) as watch, house.reader("events.results", "dead-letter") as results:
+            figures["rss_before_mb"] = _mb(watch.look().rss)
+            for kind in ("value", "10", "100", "1000", "steps"):
+                body = _large(kind, limit)
+                steps = len(body["wpk_content"]["spec"]["handlers"])  # type: ignore[index]
+                began = time.monotonic()
+                house.publish("execute", [("one-partition", body)])
+                house.publish(
+                    "execute", [("one-partition", {"execution_id": f"behind-{kind}", "wpk_content": package(_delay())})]
+                )
+                said: dict[str, str] = {}
+                longest = time.monotonic() + 400 * scale + 60
+                while len(said) < 2 and time.monotonic() < longest:
+                    for message in await asyncio.to_thread(results.consume, 100, 0.2):
+                        name, what = _verdict(message, kind)
+                        said[name] = f"{what} after {time.monotonic() - began:.1f} s"
+                figures[f"{kind}: {steps} steps, {len(orjson.dumps(body))} bytes"] = said
+            figures["rss_peak_mb"] = _mb(watch.peak)
+            figures["rss_after_mb"] = _mb(watch.look().rss)
+            figures["curve"] = watch.drawn()
+    return figures
+
+
+def _verdict(message: object, kind: str) -> tuple[str, str]:
+    value = message.value()  # type: ignore[attr-defined]
+    if message.topic().endswith("dead-letter"):  # type: ignore[attr-defined]
+        headers = dict(message.headers() or [])  # type: ignore[attr-defined]
+        return f"large-{kind}", f"dead letter: {headers.get('wpk-detail', b'').decode()[:200]}"
+    event = orjson.loads(value)
+    error = event["data"].get("error_message")
+    return event["subject"], event["data"]["status"] + (f" ({error[:200]})" if error else "")
+
+
+async def _partitions(scale: float, mode: str) -> Figures:
+    """200 partitions on one agent; a second comes, takes its half, and the first leaves, then is killed."""
+    count = max(4, int(200 * scale))
+    settings: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": mode, "WPK_SESSION_TIMEOUT": "10s"}
+    async with stage(partitions=count, settings=settings) as house:
+        began = time.monotonic()
+        async with house.agent() as first:
+            ready = time.monotonic() - began
+            with Watch(first.pid) as watch, house.reader("events.results") as results:
+                start, at_start = watch.look(), watch.peak
+                ends, commands_ = Ends(), count * 10
+                await asyncio.to_thread(house.publish, "execute", _executes("p", commands_, package(_delay())))
+                working = await ends.until(results, commands_, limit=STILL)
+                after = watch.look()
+                began = time.monotonic()
+                async with house.agent() as second:
+                    shared = await _owned(second, count // 2, began)
+                    began = time.monotonic()
+                    await first.stop()
+                    stopped = time.monotonic() - began
+                    left = await _owned(second, count, began)
+                    async with house.agent() as third:
+                        await _owned(third, count // 2, began)
+                        began = time.monotonic()
+                        await second.kill()
+                        killed = await _owned(third, count, began)
+                        await asyncio.to_thread(house.publish, "execute", _executes("q", commands_, package(_delay())))
+                        await ends.until(results, 2 * commands_, limit=STILL)
+                ends.add(await quiet_lines(results, 3.0))
+        assert ends.once(), "an execution ended twice"
+        assert ends.statuses == {"completed": 2 * commands_}, ends.statuses
+    return {
+        "partitions": count,
+        "ready_s": round(ready, 1),
+        "rss_ready_mb": _mb(start.rss),
+        "peak_at_start_mb": _mb(at_start),
+        "files_ready": start.files,
+        "executions_per_second": round(commands_ / working),
+        "rss_after_mb": _mb(after.rss),
+        "second_has_its_half_s": round(shared, 1),
+        "stop_s": round(stopped, 1),
+        "takeover_after_stop_s": round(left, 1),
+        "takeover_after_kill_s": round(killed, 1),
+        "curve": watch.drawn(),
+    }
+
+
+async def _owned(agent: AgentProcess, count: int, began: float) -> float:
+    """Seconds since then until the agent owns so many partitions."""
+
+    async def look() -> bool:
+        status, body = await agent.get("/readyz")
+        return status == 200 and orjson.loads(body).get("owned_partitions", orjson.loads(body).get("owned")) == count
+
+    await eventually(look, timeout=180, interval=0.1, because=f"the agent owns {count} partitions")
+    return time.monotonic() - began
+
+
+async def partitions(scale: float) -> Figures:
+    """200 partitions with exactly_once: 200 transactional producers."""
+    return await _partitions(scale, "exactly_once")
+
+
+async def partitions_at_least_once(scale: float) -> Figures:
+    """200 partitions with at_least_once."""
+    return await _partitions(scale, "at_least_once")
+
+
+LOADS: dict[str, Callable[[float], Awaitable[Figures]]] = {
+    "commands": commands,
+    "approvals": approvals,
+    "blind-approvals": blind_approvals,
+    "waiting": waiting,
+    "output": output,
+    "one-line": one_line,
+    "package": package_sizes,
+    "partitions": partitions,
+    "partitions-at-least-once": partitions_at_least_once,
+}
