@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consumer.errors import PermanentError
+from consumer.ports import JsonObject
 from tests.support.eventually import eventually
 from tests.support.k8s_api import Fault, K8sApi, k8s_api
 from tests.support.k8s_steps import FixedScope, Steps, available, job, rolled_out, running_steps
@@ -102,6 +104,34 @@ async def test_annotate_counts_up_and_loses_no_count_that_comes_at_the_same_time
     assert (await steps.again(config, "second"))["value"] == "2"
     await steps.undo("second")
     assert api.get("Deployment", "api")["metadata"]["annotations"]["wpk.example/restarts"] == "1"
+
+
+async def test_a_count_by_somebody_else_is_not_taken_for_the_steps_own(api: K8sApi, steps: Steps) -> None:
+    await rolled_out(api)
+    config = {"action": "annotate", **API, "annotation": "n", "value": "increment"}
+    context = steps.context()
+
+    async def capture(record: JsonObject, summary: str) -> None:
+        """Between the step's look and its change."""
+        await context.capture(record, summary)
+        api.store.touch(api.get("Deployment", "api"), metadata={"annotations": {"n": "1"}})
+
+    with pytest.raises(PermanentError, match="this step has counted nothing"):
+        await steps.adapter.prepare(config, FixedScope()).run(replace(context, capture=capture))
+    assert api.get("Deployment", "api")["metadata"]["annotations"]["n"] == "1"
+
+
+async def test_a_patch_that_tests_what_it_changes_is_not_refused_when_it_is_repeated(api: K8sApi, steps: Steps) -> None:
+    await rolled_out(api)
+    path = "/spec/replicas"
+    patch = [{"op": "test", "path": path, "value": 3}, {"op": "replace", "path": path, "value": 5}]
+    config = {"action": "patch", **API, "data": patch}
+    first = await steps.run(config)
+    assert await steps.again(config) == first
+    api.store.touch(api.get("Deployment", "api"), spec={"replicas": 4})
+    with pytest.raises(PermanentError) as caught:  # somebody else has changed it since: that is for people to see
+        await steps.again(config)
+    assert caught.value.code == "invalid"
 
 
 async def test_undo_of_labels_removes_added_ones_and_restores_changed_ones(api: K8sApi, steps: Steps) -> None:
