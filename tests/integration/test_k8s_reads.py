@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from consumer.errors import PermanentError, TemporaryError
 from schemas.wpk import ResourceLimits
 from tests.support.eventually import eventually
 from tests.support.k8s_api import K8sApi, k8s_api
-from tests.support.k8s_steps import Steps, available, deployment, rolled_out, running_steps
+from tests.support.k8s_steps import FixedScope, Steps, available, deployment, rolled_out, running_steps
 
 API = {"resource_type": "deployment", "name": "api"}
 
@@ -177,3 +179,18 @@ async def test_an_object_that_is_deleted_meanwhile_fails_the_wait_and_fulfils_th
     assert "was deleted while it was waited for" in str(failed)
     assert isinstance(done, dict)
     assert done["state"] == "deployment payments/api is gone"
+
+
+async def test_a_wait_that_is_taken_up_again_has_the_time_that_is_left_and_looks_once_if_there_is_none(
+    api: K8sApi, steps: Steps
+) -> None:
+    await rolled_out(api)
+    long_ago = replace(steps.context(), repeated=True, first_started_at=datetime.now(UTC) - timedelta(hours=2))
+    never = {"action": "wait", "name": "api", "condition": "jsonpath={.metadata.annotations.go}"}
+    async with asyncio.timeout(60):
+        with pytest.raises(TemporaryError, match="after 1h"):
+            await steps.adapter.prepare({**never, "timeout": "1h"}, FixedScope()).run(long_ago)
+        with pytest.raises(TemporaryError, match="after 1h"):
+            await steps.adapter.prepare(never, FixedScope()).run(replace(long_ago, timeout=3600.0))
+    ready = {"action": "wait", "name": "api", "timeout": "1h"}
+    assert (await steps.adapter.prepare(ready, FixedScope()).run(long_ago))["condition"] == "ready"

@@ -120,7 +120,7 @@ class Simulator:
 
         With `again` false it has no slot to make again what is in doubt.
         """
-        if in_order:
+        if in_order and self.running:
             self.state = self.known.model_copy(update={"handing_over": True})
             self.flush()
         self.epoch += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer.workflow import graph
-from consumer.workflow.attempts import Failed, Outcome, Stopped, Succeeded
+from consumer.workflow.attempts import MAX_INTERRUPTIONS, Failed, Outcome, Stopped, Succeeded
 from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import Event, Status
@@ -110,7 +111,8 @@ def something_happens(sim: Simulator, data: st.DataObject, command: ExecuteComma
         case "back":
             sim.now -= timedelta(seconds=3)
         case "owner":
-            sim.change_owner(repeatable=data.draw(st.booleans()))
+            repeatable, in_order = data.draw(st.booleans()), data.draw(st.booleans())
+            sim.change_owner(repeatable=repeatable, in_order=in_order)
         case "control":
             action = data.draw(st.sampled_from(["approve", "approve", "reject", "cancel"]))
             who = data.draw(st.sampled_from(["alice", "bob", None]))
@@ -178,6 +180,7 @@ def test_every_history_is_legal_and_ends(package: WorkflowPackage, data: st.Data
     assert_statuses(sim.states)
     assert_one_result_per_run(history)
     assert_steps(history, package)
+    assert_bounded(history)
     times = [event.time for event in history]
     assert times == sorted(times)
     for event in history:
@@ -261,6 +264,23 @@ def assert_one_result_per_run(history: list[Event]) -> None:
     assert follows == bool(after and isinstance(after[0].data, events.ExecutionRollingBack) and follows)
 
 
+def assert_bounded(history: list[Event]) -> None:
+    """No attempt is begun again when it has taken as many owners with it as it may; hand-overs do not count."""
+    losses: Counter[tuple[str, str, int]] = Counter()
+    running: dict[tuple[str, str], int] = {}
+    for event in history:
+        data = event.data
+        if isinstance(data, events.ExecutionResumed) and not data.handed_over:
+            losses.update((*key, attempt) for key, attempt in running.items())
+        elif isinstance(data, events.StepStarted):
+            running[data.phase, data.step] = data.attempt
+            assert losses[data.phase, data.step, data.attempt] < MAX_INTERRUPTIONS
+        elif isinstance(data, events.StepEvent) and not isinstance(data, events.StepCaptured):
+            running.pop((data.phase, data.step), None)
+        elif isinstance(data, events.ExecutionRollingBack):
+            losses.clear()  # a rollback that is tried again begins anew
+
+
 def assert_steps(history: list[Event], package: WorkflowPackage) -> None:
     """No step starts before its needs or after the stop, none more often than it may, none twice in one attempt."""
     run = {handler.name: handler for handler in package.spec.handlers}
@@ -338,3 +358,57 @@ def test_a_run_whose_last_step_succeeds_is_complete_although_its_deadline_passes
     sim.settle()
 
     assert sim.known.status is Status.COMPLETED
+
+
+def running(**handler: Any) -> Simulator:
+    """An execution whose only step is at work."""
+    step = {"name": "a", "type": "probe", "config": {}, **handler}
+    spec = {"handlers": [step], "safety": {"rollback_enabled": False}}
+    sim = Simulator(package=WorkflowPackage.model_validate({"metadata": {"name": "w"}, "spec": spec}))
+    sim.command(ExecuteCommand(execution_id="e1", workflow_id="w"))
+    sim.settle()
+    return sim
+
+
+@given(orders=st.lists(st.booleans(), max_size=8))
+def test_an_attempt_survives_any_number_of_hand_overs_and_only_so_many_losses(orders: list[bool]) -> None:
+    sim = running(on_interrupt="retry")
+    for in_order in orders:
+        sim.change_owner(repeatable=True, in_order=in_order)
+    sim.settle()
+
+    error = sim.known.steps["a"].error
+    if orders.count(False) < MAX_INTERRUPTIONS:
+        assert sim.known.steps["a"].status is StepStatus.RUNNING
+        assert sim.known.steps["a"].interruptions == orders.count(False)
+    else:
+        assert error is not None
+        assert (error.type, sim.known.status) == ("interrupted", Status.FAILED)
+        assert f"lost {MAX_INTERRUPTIONS} times" in error.message
+        assert "look at what it was to change" in error.message
+
+
+def test_losses_of_owners_that_had_not_made_the_attempt_again_do_not_count() -> None:
+    sim = running()
+    sim.change_owner(repeatable=True)
+    for _ in range(10):
+        sim.change_owner(repeatable=True, again=False)
+    assert sim.known.steps["a"].interruptions == 2
+    sim.change_owner(repeatable=True)
+    assert sim.known.steps["a"].status is StepStatus.RUNNING
+
+
+def test_the_next_attempt_has_its_own_count_of_losses() -> None:
+    sim = running(retry={"max_attempts": 2, "backoff": "0s"})
+    for _ in range(MAX_INTERRUPTIONS - 1):
+        sim.change_owner(repeatable=True)
+    sim.outcome("run", "a", 1, Failed(failure=Failure(type="flaky", message="again", retryable=True)))
+    sim.settle()
+    assert (sim.known.steps["a"].attempt, sim.known.steps["a"].interruptions) == (2, 0)
+
+
+def test_a_pause_survives_any_number_of_losses() -> None:
+    sim = running(type="delay", config={"duration": "1h"})
+    for _ in range(3 * MAX_INTERRUPTIONS):
+        sim.change_owner(repeatable=True)
+    assert sim.known.steps["a"].status is StepStatus.RUNNING

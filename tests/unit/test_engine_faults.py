@@ -14,9 +14,11 @@ from consumer.engine import runner
 from consumer.engine.incoming import Incoming, Unreadable
 from consumer.errors import OwnershipLost
 from consumer.ports import CommandTopic, Record, Topic
+from consumer.workflow.attempts import MAX_INTERRUPTIONS
 from schemas import events
 from schemas.events import Source, Status
 from schemas.execution import StepStatus
+from tests.support import engine_house
 from tests.support.engine_house import PATIENCE, House, house, load, package, probe_module, step
 from tests.support.eventually import eventually
 from tests.support.memory_journal import MemoryJournal
@@ -348,3 +350,103 @@ async def test_an_adapter_that_cancels_itself_fails_its_step(probe: Any, monkeyp
 
     assert (state.status, state.error and state.error.type) == (Status.FAILED, "internal")
     assert state.steps["b"].status is StepStatus.PENDING
+
+
+async def interrupted_again(h: House, times: int) -> None:
+    """Waits until the step has been begun so many times."""
+    await eventually(lambda: h.names().count("step.started") == times, timeout=PATIENCE)
+
+
+async def test_an_attempt_that_takes_owner_after_owner_with_it_is_given_up(probe: Any) -> None:
+    async with house(probe) as h:
+        await h.execute(package(step("a", {"wait": True, "repeatable": True})))
+        for times in range(1, MAX_INTERRUPTIONS + 1):
+            await interrupted_again(h, times)
+            await h.move()
+        state = await h.over()
+
+    error = state.steps["a"].error
+    assert error is not None
+    assert (state.status, error.type) == (Status.FAILED, "interrupted")
+    assert probe.seen["e1"].effects.count("run a 1") == MAX_INTERRUPTIONS
+
+
+async def test_a_partition_that_is_handed_over_in_order_costs_its_steps_nothing(probe: Any) -> None:
+    async with house(probe) as h:
+        await h.execute(package(step("a", {"wait": True, "repeatable": True})))
+        for times in range(1, 2 * MAX_INTERRUPTIONS):
+            await interrupted_again(h, times)
+            h.supervisor.hold(h.partition)
+            await h.journal.append(())
+            await h.move()
+        probe.seen["e1"].release["a"].set()
+        state = await h.over()
+
+    assert state.status is Status.COMPLETED
+    assert state.steps["a"].interruptions == 0
+    resumed = [event.data for event in h.events() if isinstance(event.data, events.ExecutionResumed)]
+    assert all(data.handed_over for data in resumed)
+
+
+async def test_a_partition_that_came_back_from_a_rebalance_is_no_longer_handed_over(probe: Any) -> None:
+    async with house(probe) as h:
+        await h.execute(package(step("a", {"wait": True, "repeatable": True})))
+        for times in range(1, MAX_INTERRUPTIONS + 1):
+            await interrupted_again(h, times)
+            h.supervisor.hold(h.partition)
+            h.supervisor.resume(h.partition)
+            await h.journal.append(())
+            assert not h.kept().handing_over
+            await h.move()
+        state = await h.over()
+
+    assert state.status is Status.FAILED
+
+
+async def test_a_hold_leaves_no_note_where_nothing_is_at_work(probe: Any) -> None:
+    async with house(probe) as h:
+        await h.execute(package({"name": "pause", "type": "delay", "config": {"duration": "1h"}}), "pausing")
+        await h.execute(package(step("a"), safety={"approval_required": True}), "waiting")
+        await h.runs("pause", "pausing")
+        await h.until(lambda state: state.status is Status.AWAITING_APPROVAL, "waiting")
+        before = len(h.log.records(Topic.STATE))
+        h.supervisor.hold(h.partition)
+        await h.journal.append(())
+
+    assert len(h.log.records(Topic.STATE)) == before
+
+
+async def test_an_effect_waits_for_a_proof_of_ownership_if_its_preparation_took_long(
+    probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secrets are fetched between the durable start and the effect; meanwhile the partition may go elsewhere."""
+
+    class Slow(MemoryJournal):
+        stale = False
+
+        @property
+        def fresh(self) -> bool:
+            return self.alive and not self.stale
+
+    journal = Slow()
+    fetching, fetched = asyncio.Event(), asyncio.Event()
+
+    async def fetch(self: Any, names: Any) -> Mapping[str, str]:
+        fetching.set()
+        await fetched.wait()
+        return {"KEY": "value-of-the-secret"}
+
+    monkeypatch.setattr(engine_house.Secrets, "__call__", fetch)
+    async with house(probe, journal=journal, secrets={"KEY": "x"}) as h:
+        await h.execute(package(step("a", {"output": "${secrets.KEY}"})))
+        await fetching.wait()
+        journal.stale = True
+        journal.hold()
+        fetched.set()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert probe.seen["e1"].effects == []
+        journal.release()
+        await h.over()
+
+    assert probe.seen["e1"].effects == ["run a 1"]
