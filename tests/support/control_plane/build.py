@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support import cache
+
 _SOURCE = Path(__file__).parent / "server"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _BUILD_TIMEOUT = 3_600.0
@@ -27,8 +29,8 @@ _DOWNLOAD_TRIES = 3
 _FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
 
 
-class Unavailable(Exception):
-    """This machine has no control plane; the message says why and what would help."""
+#: This machine has no control plane.
+Unavailable = cache.Unavailable
 
 
 def kubernetes_version() -> str:
@@ -106,23 +108,11 @@ def _binary() -> Path:
     taken = hashlib.sha256("\0".join([*_FLAGS, sys.platform]).encode())
     for name in ("go.mod", "go.sum", "main.go"):
         taken.update((_SOURCE / name).read_bytes())
-    return _cache() / f"control-plane-{kubernetes_version()}-{taken.hexdigest()[:8]}"
+    return cache.directory() / f"control-plane-{kubernetes_version()}-{taken.hexdigest()[:8]}"
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    with (_cache() / "control-plane.lock").open("ab") as lock:
+    with (cache.directory() / "control-plane.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _cache() -> Path:
-    """The user's cache, or a directory beside the temporary files where there is no home to write to."""
-    named = os.environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if (home := os.environ.get("HOME")) else "")
-    temporary = Path(tempfile.gettempdir()) / f"wpk-agent-cache-{os.getuid()}"
-    for candidate in (Path(named) / "wpk-agent" if named else temporary, temporary):
-        with contextlib.suppress(OSError):
-            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.access(candidate, os.W_OK) and candidate.stat().st_uid == os.getuid():
-                return candidate
-    raise Unavailable("there is no directory to keep the control plane in: set XDG_CACHE_HOME to one")

@@ -77,11 +77,20 @@ class Daemon:
 
     def pause(self) -> None:
         """Lets it hang: its connections stay open, nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # macOS has none before Python 3.13
+            # A thread that runs on another core stops only when it enters the kernel; this returns when all have.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Lets a paused one go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, f"{self.name} was never started"
+        if not self.alive:  # its id may be another process's by now
+            raise RuntimeError(f"{self.name} does not run")
+        self._process.send_signal(number)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:

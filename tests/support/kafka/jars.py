@@ -19,6 +19,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import cache
+
 #: The Apache Kafka that the tests run against, in a container and as jars.
 KAFKA_VERSION = "4.3.0"
 JAVA_NEEDED = 17
@@ -30,8 +32,8 @@ _DOWNLOAD_TIMEOUT = 300.0
 _DOWNLOAD_TRIES = 3
 
 
-class Unavailable(Exception):
-    """This machine can't run a broker from jars; the message says why and what would help."""
+#: This machine can't run a broker from jars.
+Unavailable = cache.Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +102,7 @@ def distribution() -> Distribution:
 
 
 def _home() -> Path:
-    return _cache() / f"kafka-{KAFKA_VERSION}-java{_java_version()}"
-
-
-def _cache() -> Path:
-    """Where the user's caches are, or a directory beside the temporary files where there is no home to write to."""
-    named = os.environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if (home := os.environ.get("HOME")) else "")
-    temporary = Path(tempfile.gettempdir()) / f"wpk-agent-cache-{os.getuid()}"
-    for candidate in (Path(named) / "wpk-agent" if named else temporary, temporary):
-        with contextlib.suppress(OSError):
-            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.access(candidate, os.W_OK) and candidate.stat().st_uid == os.getuid():
-                return candidate
-    raise Unavailable("there is no directory to keep Kafka's jars in: set XDG_CACHE_HOME to one")
+    return cache.directory() / f"kafka-{KAFKA_VERSION}-java{_java_version()}"
 
 
 def _java() -> str:
