@@ -39,6 +39,7 @@ def topic(kafka_cluster: KafkaCluster, prefix: str) -> str:
     admin = AdminClient({"bootstrap.servers": kafka_cluster.direct})  # its futures need it to live
     made = admin.create_topics([NewTopic(name, 1, replica_assignment=[[1, 2, 3]])], request_timeout=PATIENCE)
     made[name].result(PATIENCE)
+    kafka_cluster.leader(name)  # the nodes get to know it one after another
     kafka_cluster.await_healthy()
     return name
 

@@ -86,7 +86,9 @@ class KafkaCluster:
         wanted = leader if isinstance(leader, int) else leader.id
 
         def moved() -> bool:
-            found = self.view().partitions[topic, partition]
+            found = self.view().partitions.get((topic, partition))
+            if found is None:  # a topic that was just made is not at once known everywhere
+                return False
             if found.leader == wanted and found.replicas[0] == wanted:
                 return True
             with contextlib.suppress(wire.Refusal, wire.NoAnswer):  # a node that catches up is refused as a leader
