@@ -100,15 +100,21 @@ def kubernetes_session() -> Iterator[kubernetes.KubernetesCluster]:
 
 
 @pytest.fixture
-def control_plane(request: pytest.FixtureRequest) -> kubernetes.KubernetesCluster:
-    """A running Kubernetes, shared by all tests: take namespaces whose names begin with `prefix`."""
+def control_plane(request: pytest.FixtureRequest) -> Iterator[kubernetes.KubernetesCluster]:
+    """A running Kubernetes, shared by all tests: take namespaces whose names begin with `prefix`, as `space` does.
+
+    What is broken after a test is mended before the next. Where the test fails, the cluster is described.
+    """
     try:
         cluster: kubernetes.KubernetesCluster = request.getfixturevalue("kubernetes_session")
     except kubernetes.Unavailable as error:
         require(False, f"there is no Kubernetes: {error}")
         raise
     cluster.mend()
-    return cluster
+    failed = request.session.testsfailed
+    yield cluster
+    if request.session.testsfailed > failed:
+        print(cluster.describe())  # noqa: T201 - pytest shows it
 
 
 @pytest.fixture

@@ -119,6 +119,19 @@ async def test_a_container_that_crashes_is_started_again_and_its_last_log_can_be
     assert "Back-off restarting" in await space("events", "--for", "pod/bad")
 
 
+async def test_a_pod_takes_the_time_that_it_needs_to_start_and_then_to_get_ready(space: Space) -> None:
+    await space.apply(pod("slow", wishes={"start-seconds": 600, "ready-seconds": 600}))
+    await eventually(lambda: space.waits("slow", "ContainerCreating"))
+    assert await space.field("pod/slow", "status.phase") == "Pending"
+
+    await space.wish("slow", "start-seconds=0")
+    await eventually(lambda: space.has("pod/slow", "status.phase", "Running"))
+    assert await space.field("pod/slow", "status.containerStatuses[0].ready") == "false"
+
+    await space.wish("slow", "ready-seconds=0")
+    await space.wait("pod/slow", "condition=Ready")
+
+
 async def test_containers_wait_for_the_good_end_of_init_containers(space: Space) -> None:
     first = [{"name": "first", "image": "app:1"}]
     await space.apply(pod("good", initContainers=first))

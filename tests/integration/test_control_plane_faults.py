@@ -50,6 +50,16 @@ async def test_the_log_of_a_container_that_is_not_started_is_refused_with_the_re
         await space("logs", "web")
 
 
+async def test_a_log_of_many_lines_and_a_very_long_one_comes_whole(space: Space) -> None:
+    await space.apply(pod("web", wishes={"log": "{container}", "log-repeat": 3000, "log-line-bytes": 5_000_000}))
+    await space.wait("pod/web", "condition=Ready")
+
+    lines = (await space("logs", "web")).splitlines()
+
+    assert lines[:-1] == ["main"] * 3000
+    assert len(lines[-1]) == 5_000_000
+
+
 async def test_a_followed_log_comes_line_by_line_and_ends_with_its_container(space: Space) -> None:
     wishes = {"log-every": 0.05, "run-seconds": 600}
     await space.apply(pod("web", wishes=wishes, restartPolicy="Never"))

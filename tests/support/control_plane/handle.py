@@ -39,6 +39,10 @@ class KubernetesCluster:
         """Kills the API server if it runs, starts it on the same port; returns when it serves."""
         raise NotImplementedError
 
+    def describe(self) -> str:
+        """For who looks why a test failed: what the parts of the cluster wrote last."""
+        raise NotImplementedError
+
     def mend(self) -> None:
         """Takes back every fault that a test left; at once where there is none."""
         raise NotImplementedError
@@ -83,6 +87,9 @@ class ExternalCluster(KubernetesCluster):
 
     def restart(self) -> None:
         self._refuse()
+
+    def describe(self) -> str:
+        return f"the cluster of {self.kubeconfig}"
 
     def mend(self) -> None:
         pass

@@ -96,6 +96,10 @@ class ControlPlane(KubernetesCluster):
         self._apiserver.start()
         self._apiserver.await_service(self._is_ready, _START_TIMEOUT)
 
+    def describe(self) -> str:
+        words = [f"{part.name} ({'alive' if part.alive else 'ended'}):\n{part.output}" for part in self._parts]
+        return "\n\n".join([repr(self), *words])
+
     def mend(self) -> None:
         """Raises RuntimeError where a part has ended by itself: then nothing can be trusted any more."""
         for part in self._parts:
