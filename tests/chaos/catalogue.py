@@ -37,8 +37,7 @@ def graph(draw: Draw) -> Drawn:
 
 @kind(5)
 def retries(draw: Draw) -> Drawn:
-    again = {"retry": _RETRY, "on_interrupt": "retry"}
-    steps = [draw.step(f"s{n}", fail=draw.random.randint(0, 2), **again) for n in (1, 2)]
+    steps = [draw.step(f"s{n}", fail=draw.random.randint(0, 2), retry=_RETRY, on_interrupt="retry") for n in (1, 2)]
     return draw.drawn(draw.package(*steps), interrupted=())
 
 

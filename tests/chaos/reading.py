@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as AioPartition
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is there
 
 from consumer.journal import guards
 from tests.chaos.history import COMMANDS, ROLES, History, Place, Record, compare
@@ -32,7 +33,7 @@ async def read(bootstrap: str, prefix: str, *, partitions: int, group: str, stal
 
 def _by_librdkafka(bootstrap: str, prefix: str, partitions: int, group: str, stall: float) -> History:
     history = History(prefix=prefix, partitions=partitions)
-    config = {"bootstrap.servers": bootstrap, "log_level": 0}
+    config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
     admin = AdminClient(config)
     history.ends = _ends(admin, history, IsolationLevel.READ_UNCOMMITTED)
     history.stable = _ends(admin, history, IsolationLevel.READ_COMMITTED)
@@ -61,7 +62,7 @@ def _by_librdkafka(bootstrap: str, prefix: str, partitions: int, group: str, sta
 
 def _ends(admin: AdminClient, history: History, level: IsolationLevel) -> dict[Place, int]:
     asked = {
-        TopicPartition(history.topic(role), number): OffsetSpec.latest()
+        TopicPartition(history.topic(role), number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
         for role in ROLES
         for number in range(history.partitions)
     }
@@ -80,7 +81,8 @@ def _collect(consumer: Consumer, history: History, stall: float) -> None:
     left = set(places)
     moved_at = time.monotonic()
     while left:
-        for message in consumer.consume(1000, timeout=0.2):
+        messages: list[Any] = consumer.consume(1000, timeout=0.2)
+        for message in messages:
             moved_at = time.monotonic()
             place = _place(history, message.topic(), message.partition())
             error = message.error()
@@ -95,7 +97,7 @@ def _collect(consumer: Consumer, history: History, stall: float) -> None:
             raise TimeoutError(f"librdkafka's reading stands still for {stall:g} s; not at their end: {sorted(left)}")
 
 
-def _record(place: Place, message: Message) -> Record:
+def _record(place: Place, message: Any) -> Record:
     return Record(
         role=place[0],
         partition=place[1],

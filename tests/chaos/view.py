@@ -10,6 +10,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from schemas import events as wire
+from schemas.execution import ExecutionState
+from schemas.trail import Trail
 from tests.chaos.history import COMMANDS, EVENTS, History, Record
 from tests.chaos.marks import Mark
 from tests.chaos.published import NUMBER_HEADER, Command, Plan, Published
@@ -136,6 +139,18 @@ class View:
             if event.epoch >= epoch:
                 epoch = event.epoch
                 yield event
+
+    @cached_property
+    def folded(self) -> dict[str, ExecutionState]:
+        """What the project's own fold makes of the events of each execution, in whatever order they lie."""
+        found = {}
+        for name, events in self.every.items():
+            trail = Trail()
+            for event in events:
+                trail.add(wire.decode(event.record.value or b""))
+            if trail.state is not None:
+                found[name] = trail.state
+        return found
 
     @cached_property
     def commands(self) -> list[tuple[Record, Command | None]]:

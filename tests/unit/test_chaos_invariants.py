@@ -585,6 +585,23 @@ def test_what_a_fenced_owner_still_wrote_is_ignored_at_least_once(healthy: Rehea
     assert it.found("at_least_once") <= {"epoch has a claim"}
 
 
+@pytest.mark.parametrize("kind", ["chain", "unknown"])
+def test_what_has_its_end_may_be_forgotten_where_agents_forget(healthy: Rehearsal, kind: str) -> None:
+    it = Spoiled(healthy)
+    for record in [r for r in it.history.records[STATE, 0] if r.key == _head(it, kind).key]:
+        it.drop(record)
+    assert violations(it.history, it.all.marks, it.all.published, "exactly_once", forgets=True) == []
+    assert it.found() == {"state is the fold"}
+
+
+def test_what_waits_may_not_be_forgotten(healthy: Rehearsal) -> None:
+    it = Spoiled(healthy)
+    for record in [r for r in it.history.records[STATE, 0] if r.key == str(it.plan("waits").execution_id).encode()]:
+        it.drop(record)
+    found = violations(it.history, it.all.marks, it.all.published, "exactly_once", forgets=True)
+    assert [violation.name for violation in found] == ["state is the fold"]
+
+
 def test_a_dead_letter_may_be_repeated_at_least_once(healthy: Rehearsal) -> None:
     it = Spoiled(healthy)
     it.repeat(it.history.records["dead-letter", 0][0])

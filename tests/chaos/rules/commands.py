@@ -109,19 +109,23 @@ def first_command_accepted(view: View) -> Iterator[Finding]:
             first.setdefault(plan.execution_id, record.offset)
     for name, trail in view.trails.items():
         for event in trail:
-            if event.name == "execution.accepted" and event.data["source"]["offset"] != first.get(
-                name, event.data["source"]["offset"]
-            ):
-                yield f"{name} was accepted from offset {event.data['source']['offset']}, not {first[name]}", (event,)
+            if event.name != "execution.accepted" or name not in first:
+                continue
+            offset = event.data["source"]["offset"]
+            if offset != first[name]:
+                yield f"{name} was accepted from offset {offset}, not {first[name]}", (event,)
 
 
 @rule("dead letter whole")
 def dead_letter_whole(view: View) -> Iterator[Finding]:
     """A dead letter is the record as it came, with where it came from."""
-    sources = {(view.history.topic(r.role), str(r.partition), str(r.offset)): r for r, _ in view.commands}
+    sources: dict[tuple[str, ...], Record] = {
+        (view.history.topic(record.role), str(record.partition), str(record.offset)): record
+        for record, _ in view.commands
+    }
     for record in view.history.of(DEAD):
-        place = tuple(record.header(f"wpk-{name}") for name in ("topic", "partition", "offset"))
-        source = sources.get(place)  # type: ignore[call-overload]  # one that has None is not there
+        place = tuple(str(record.header(f"wpk-{name}")) for name in ("topic", "partition", "offset"))
+        source = sources.get(place)
         if source is None or record.header("wpk-reason") is None:
             yield f"the dead letter at {record.place} does not say whence it came: {place}", (record,)
         elif record.key != source.key or (record.value or b"") != (source.value or b""):
