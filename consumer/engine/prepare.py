@@ -39,6 +39,8 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
     An execution that was already running is only read again: it was checked when it began.
     """
     state = execution.state
+    if _ended(execution):  # cancelled before its task ran: its package was never checked, and may be none
+        return None
     if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
         checked = await _check(state, services)
         if _ended(execution):  # cancelled meanwhile

@@ -62,8 +62,10 @@ class Runner:
         """Runs it to its end."""
         try:
             async with asyncio.TaskGroup() as group:
-                if await self._prepare():
-                    await self._loop(group)
+                while not await self._prepare():
+                    if self._execution.state.over:  # else a rollback was asked for while its end was being written
+                        return
+                await self._loop(group)
         finally:
             self._slots.leave(self._execution)
 

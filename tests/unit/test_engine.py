@@ -53,7 +53,7 @@ async def test_a_cancel_while_a_large_package_is_checked_keeps_it_from_running(p
     assert [name for name in h.names() if name.startswith("execution.c")] == ["execution.cancelled"]
 
 
-async def test_what_is_cancelled_in_the_moment_it_is_accepted_ends_in_order_though_its_package_is_none(probe: Any) -> None:
+async def test_what_is_cancelled_as_it_is_accepted_ends_in_order_though_its_package_is_none(probe: Any) -> None:
     with capture_logs() as told:
         async with house(probe) as h:
             await asyncio.gather(h.execute({"metadata": {"name": "broken"}}), h.control("cancel"))
