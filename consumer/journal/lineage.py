@@ -72,11 +72,11 @@ class Claim:
 class Lineage:
     """Follows the owners of one state partition through its log."""
 
-    def __init__(self, epoch: int | None = None) -> None:
+    def __init__(self, epoch: int | None = None, batch: int = 0) -> None:
         self.epoch = epoch
         """The epoch of the present owner, so far."""
         self._refuted_above = 0 if epoch is None else epoch
-        self._batch = 0
+        self._batch = batch
 
     def claim(self, offset: int, after: int | None) -> bool:
         """Takes note of a claim; whether it is valid."""

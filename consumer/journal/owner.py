@@ -30,7 +30,7 @@ from consumer.journal import lineage
 from consumer.journal.connection import explain
 from consumer.journal.queue import Append, AppendQueue, newest_state
 from consumer.journal.reader import Start
-from consumer.journal.restore import Restored, StateLog, is_written, restore
+from consumer.journal.restore import Restored, StateLog, look_back, restore
 from consumer.journal.writer import Writer
 from consumer.ports import CommandTopic, Record, Topic
 from schemas.scalars import format_moment
@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 OpenLog = Callable[[Start], AbstractAsyncContextManager[StateLog]]
 #: Between attempts to recover (seconds): the shortest and the longest pause.
 _PAUSES = (0.2, 5.0)
+#: Between looks for records that are void and newest of their key (seconds).
+_MEND_SECONDS = 600.0
 
 
 class Phase(enum.Enum):
@@ -75,6 +77,8 @@ class Limits:
     start_seconds: float = 60.0
     write_seconds: float = 30.0
     """A write that takes longer has an unknown outcome: the owner dies."""
+    mend_soon_seconds: float = 10.0
+    """How long after a take-over or a recovery records are looked for that came late; see `PartitionOwner._mend`."""
     proof_seconds: float = 5.0
     """An effect begins only if the ownership was proven so recently."""
 
@@ -135,6 +139,9 @@ class PartitionOwner:
         self._number = 0
         self._known_end = 0
         """An offset of the state topic, before which all of this owner's writes have a known outcome."""
+        self._mend_at = float("inf")
+        self._mended = (0, 0)
+        """The offset up to which void records were looked for, and the last of the own batches before it."""
         self._disturbable = False
         self._held = False
         self._proven_at = float("-inf")
@@ -273,6 +280,8 @@ class PartitionOwner:
             log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(restored.repairs))
         repairs = [Record(Topic.STATE, key, value) for key, value in restored.repairs.items()]
         await self._write(self._batch([*repairs, self._offsets_record()], {}))  # attests the claim, see `lineage`
+        self._mended = (self._known_end, self._number)
+        self._mend_soon()
         return restored
 
     async def _start_writer(self) -> None:
@@ -331,12 +340,21 @@ class PartitionOwner:
                     await self._write_queued()
                 elif self._phase is Phase.QUIESCING and not self._queue:
                     return
+                elif not self._held and time.monotonic() >= self._mend_at:
+                    await self._mend()
                 else:
-                    await self._changed.wait()
+                    await self._next_change()
         except BaseException as error:
             self._die(_why(error))
             if not isinstance(error, Exception):
                 raise
+
+    async def _next_change(self) -> None:
+        try:
+            async with asyncio.timeout(None if self._mend_at == float("inf") else self._mend_at - time.monotonic()):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     async def _write_queued(self) -> None:
         appends = self._queue.take(self._limits.batch_bytes, self._limits.batch_records)
@@ -347,16 +365,23 @@ class PartitionOwner:
         self._offsets |= offsets
         if offsets or not any(record.topic is Topic.STATE for record in records):
             records.append(self._offsets_record())  # by a state record the batch is found again, see `_recover`
-        batch = self._batch(records, offsets)
+        await self._write_surely(self._batch(records, offsets))
+        self.stats.bytes += sum(append.size for append in appends)
+        self._queue.done()
+        self._announce()
+
+    async def _write_surely(self, batch: _Batch) -> None:
         try:
             await self._write(batch)
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled():
                 raise
             await self._recover(batch, error)
-        self.stats.bytes += sum(append.size for append in appends)
-        self._queue.done()
-        self._announce()
+            self._mend_soon()
+
+    def _mend_soon(self) -> None:
+        if not self._writer.atomic:
+            self._mend_at = time.monotonic() + self._limits.mend_soon_seconds
 
     def _batch(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> _Batch:
         self._number += 1
@@ -406,6 +431,33 @@ class PartitionOwner:
     def _offsets_record(self) -> Record:
         return Record(Topic.STATE, lineage.OFFSETS_KEY, lineage.encode_offsets(self._offsets))
 
+    # --- inside: mending ------------------------------------------------------------------------------------
+
+    async def _mend(self) -> None:
+        """Writes again what a void record overlies: compaction goes by offsets, and would keep the void one.
+
+        Without transactions such a record may come at any time: from an agent that stood still, or by a connection
+        that was given up. It may lie there for `topics.STATE_COMPACTION_LAG_MS` before it does harm.
+        """
+        self._mend_at = time.monotonic() + _MEND_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311 - spreads partitions
+        start, batch = self._mended
+        try:
+            async with self._open_log(start) as state_log:
+                seen = await look_back(state_log, self._epoch, batch)
+            if seen.fold.repairs():
+                async with self._open_log("beginning") as state_log:
+                    seen = await look_back(state_log, None)
+        except OwnershipLost:
+            raise
+        except Exception as error:  # the next round comes
+            log.warning("journal.unmended", partition=self._partition, reason=_why(error))
+            return
+        repairs = [Record(Topic.STATE, key, value) for key, value in seen.fold.repairs().items()]
+        if repairs and seen.fold.lineage.epoch == self._epoch:
+            log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(repairs))
+            await self._write_surely(self._batch(repairs, {}))
+        self._mended = (seen.end if seen.end is not None else start, self._number)
+
     # --- inside: recovering ---------------------------------------------------------------------------------
 
     async def _recover(self, batch: _Batch, error: BaseException) -> None:
@@ -439,8 +491,8 @@ class PartitionOwner:
         started = time.monotonic()
         await self._start_writer()
         async with self._open_log(self._known_end) as state_log:
-            written = await is_written(state_log, self._epoch, batch.number)
-        if written and self._writer.atomic:
+            seen = await look_back(state_log, self._epoch)
+        if self._writer.atomic and batch.number in seen.batches:
             self._proven_at = started
         else:
             await self._write(batch)

@@ -56,10 +56,13 @@ class Restored:
 
 
 class Fold:
-    """Newest value per key of a state partition, by the rule of `lineage`; with `epoch` from where that one owns it."""
+    """Newest value per key of a state partition, by the rule of `lineage`.
 
-    def __init__(self, epoch: int | None = None) -> None:
-        self.lineage = lineage.Lineage(epoch)
+    With `epoch` from a place on where that one owns it, and all of its batches up to `batch` lie before.
+    """
+
+    def __init__(self, epoch: int | None = None, batch: int = 0) -> None:
+        self.lineage = lineage.Lineage(epoch, batch)
         self.values: dict[bytes, bytes] = {}
         self.void: set[bytes] = set()
 
@@ -79,6 +82,10 @@ class Fold:
             self.values.pop(record.key, None)
         else:
             self.values[record.key] = record.value
+
+    def repairs(self) -> dict[bytes, bytes | None]:
+        """The keys whose last record is void, with the value that counts (None: deleted)."""
+        return {key: self.values.get(key) for key in sorted(self.void) if not lineage.is_reserved(key)}
 
     def _add_claim(self, record: LogRecord) -> None:
         if record.value is None:
@@ -109,28 +116,41 @@ async def restore(state_log: StateLog, claim: Callable[[int | None], Awaitable[l
         raise OwnershipLost("another agent took the partition in the same moment, and its claim came first")
     values = dict(fold.values)
     offsets = values.pop(lineage.OFFSETS_KEY, None)
-    repairs = {key: values.get(key) for key in sorted(fold.void) if not lineage.is_reserved(key)}
     return Restored(
         epoch=epoch,
         state=values,
         offsets=lineage.decode_offsets(offsets) if offsets is not None else {},
-        repairs=repairs,
+        repairs=fold.repairs(),
     )
 
 
-async def is_written(state_log: StateLog, epoch: int, batch: int) -> bool:
-    """Whether a batch of that owner is in the log, whole or in part; read from before it, after the writer is fenced.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an owner finds in the log behind itself."""
 
-    Raises OwnershipLost where the partition has had another owner since.
+    batches: frozenset[int]
+    """Its own batches that are there, whole or in part."""
+    fold: Fold
+    end: int | None
+    """The offset after the last record; None where there was none."""
+
+
+async def look_back(state_log: StateLog, epoch: int | None, batch: int = 0) -> Seen:
+    """Reads what is in the log after the place where it was opened: as its owner, or (None) from its beginning.
+
+    `batch`: the owner's batches up to this lie before that place. Raises OwnershipLost where the partition has had
+    another owner since.
     """
-    fold, found = Fold(epoch), False
+    fold, batches, end = Fold(epoch, batch), set(), None
     async with aclosing(state_log.to_end()) as records:
         async for record in records:
             fold.add(record)
-            found = found or (lineage.epoch_of(record.headers), lineage.batch_of(record.headers)) == (epoch, batch)
-    if fold.lineage.epoch != epoch:
+            end = record.offset + 1
+            if lineage.epoch_of(record.headers) == epoch:
+                batches.add(lineage.batch_of(record.headers))
+    if epoch is not None and fold.lineage.epoch != epoch:
         raise OwnershipLost("another agent took the partition while this one could not write")
-    return found
+    return Seen(batches=frozenset(batches), fold=fold, end=end)
 
 
 async def _read_to_claim(state_log: StateLog, fold: Fold, own: lineage.Claim) -> int:

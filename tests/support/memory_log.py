@@ -18,6 +18,8 @@ class MemoryPartition:
     def __init__(self) -> None:
         self.records: list[LogRecord] = []
         self.newest: MemoryWriter | None = None
+        self.reads = 0
+        """How often the log was opened."""
         self._grown = asyncio.Event()
 
     def add(self, record: Record) -> None:
@@ -29,6 +31,7 @@ class MemoryPartition:
     @asynccontextmanager
     async def open_log(self, start: Start = "beginning") -> AsyncIterator[MemoryReader]:
         """A reader from the beginning, or from an offset."""
+        self.reads += 1
         yield MemoryReader(self, start if isinstance(start, int) else 0)
 
     async def grown(self) -> None:

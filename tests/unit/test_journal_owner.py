@@ -535,6 +535,37 @@ async def test_what_a_fenced_owner_still_writes_is_void_and_overruled(house: Hou
     assert repaired == {b"a": b"2", b"gone": None, lineage.OFFSETS_KEY: b"{}"}
 
 
+async def test_an_owner_overrules_what_a_fenced_one_writes_meanwhile(house: House) -> None:
+    zombie, _ = await house.opened(fencing=False)
+    await zombie.append([state("a", "1"), state("b", "1")])
+    owner, _ = await house.opened(fencing=False, limits=Limits(mend_soon_seconds=0.05))
+    await owner.append([state("a", "2")])
+    await zombie.append([state("a", "zombie"), state("b", "zombie"), state("c", "zombie")])  # nobody checks it
+
+    def newest() -> dict[bytes | None, bytes | None]:
+        return {record.key: record.value for record in house.log.records}
+
+    await eventually(lambda: (newest()[b"a"], newest()[b"b"], newest()[b"c"]) == (b"2", b"1", None))
+    assert owner.alive
+    await owner.append([state("a", "3")])
+    assert newest()[b"a"] == b"3"
+
+
+async def test_an_owner_overrules_what_its_own_former_writer_delivers_late(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.journal.owner._MEND_SECONDS", 0.05)
+    owner, writer = await house.opened(fencing=False, limits=Limits(mend_soon_seconds=0.05))
+    await owner.append([state("a", "1")])
+    late = writer.batches[-1][0][0]
+    await owner.append([state("a", "2")])
+    read = house.log.reads
+    await eventually(lambda: house.log.reads >= read + 2)
+    house.log.add(late)
+    await eventually(lambda: house.log.records[-1].value == b"2")
+    assert owner.alive
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
