@@ -1,0 +1,87 @@
+"""Many schedules in one process, cheaply, and what is told of those that failed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import get_args
+
+from tests.simulation import environment, plan, world
+from tests.simulation.plan import Mode
+from tests.simulation.world import Verdict
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+_CHUNK = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Schedules that one process runs after each other."""
+
+    mode: Mode
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of them."""
+
+    count: int
+    failures: tuple[str, ...]
+
+
+def chunks(first: int, last: int, modes: tuple[Mode, ...]) -> Iterator[Chunk]:
+    """The seeds in portions."""
+    for at in range(first, last, _CHUNK):
+        for mode in modes:
+            yield Chunk(mode, at, min(last, at + _CHUNK))
+
+
+def run_chunk(chunk: Chunk) -> Report:
+    """Runs a portion."""
+    verdicts = many(range(chunk.first, chunk.last), chunk.mode)
+    return Report(chunk.last - chunk.first, tuple(told(verdict) for verdict in verdicts if verdict.violations))
+
+
+def many(seeds: range, mode: Mode) -> list[Verdict]:
+    """The schedules of those seeds. The garbage collector runs between them only: its time is not the schedule's."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with environment.installed():
+            verdicts = []
+            for seed in seeds:
+                verdicts.append(_one(seed, mode))
+                if seed % 10 == 9:
+                    gc.collect()
+            return verdicts
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def one(seed: int, mode: Mode, trace: Callable[[str], None] | None = None) -> Verdict:
+    """One schedule."""
+    with environment.installed():
+        return _one(seed, mode, trace)
+
+
+def _one(seed: int, mode: Mode, trace: Callable[[str], None] | None = None) -> Verdict:
+    drawn = plan.draw(seed, mode)
+    try:
+        return world.run(drawn, trace)
+    except Exception as error:
+        error.add_note(again(seed, mode))
+        raise
+
+
+def told(verdict: Verdict) -> str:
+    """A failure, and how to see it again."""
+    return "\n".join([again(verdict.plan.seed, verdict.plan.mode), *(f"  {each}" for each in verdict.violations)])
+
+
+def again(seed: int, mode: Mode) -> str:
+    """The command that runs it again."""
+    return f"python -m tests.simulation --mode {mode} --seed {seed} --trace"
