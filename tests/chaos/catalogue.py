@@ -7,6 +7,8 @@ from tests.chaos.published import Plan
 
 UNDONE = ("rolled_back",)
 UNDOING_INTERRUPTED = ("rolled_back", "rollback_failed")
+#: A step that is interrupted before it has captured anything leaves nothing to undo; `rules.steps` says when.
+UNDONE_IF_CAPTURED = ("rolled_back", "failed")
 _RETRY = {"max_attempts": 4, "backoff": "200ms", "max_backoff": "1s"}
 _ROLLBACK = {"safety": {"rollback_enabled": True}}
 
@@ -99,15 +101,14 @@ def undone_once(draw: Draw) -> Drawn:
 def compensated(draw: Draw) -> Drawn:
     steps = [draw.step(f"s{n}", capture=True, seconds=draw.seconds(0, 0.5)) for n in (1, 2, 3)]
     package = draw.package(*steps, draw.step("fails", fail=9), rollback={"enabled": True}, **_ROLLBACK)
-    # A first step that was interrupted before it had captured anything leaves nothing to be undone.
-    return draw.drawn(package, statuses=UNDONE, interrupted=(*UNDONE, "failed"))
+    return draw.drawn(package, statuses=UNDONE, interrupted=UNDONE_IF_CAPTURED)
 
 
 @kind(4)
 def undone_later(draw: Draw) -> Drawn:
     steps = [draw.step(f"s{n}", capture=True) for n in (1, 2)]
-    follow = FollowUp(event="result", message=draw.rollback("rolling_back"))
-    return draw.drawn(draw.package(*steps), statuses=UNDONE, interrupted=UNDONE, follow_ups=(follow,))
+    follow = FollowUp(event="result", message=draw.rollback("rolling_back", "rejected"))
+    return draw.drawn(draw.package(*steps), statuses=UNDONE, interrupted=UNDONE_IF_CAPTURED, follow_ups=(follow,))
 
 
 @kind(3)
@@ -163,7 +164,7 @@ def cancelled_and_undone(draw: Draw) -> Drawn:
     return draw.drawn(
         package,
         statuses=("rolled_back", "completed"),
-        interrupted=(*UNDOING_INTERRUPTED, "failed"),
+        interrupted=UNDONE_IF_CAPTURED,
         follow_ups=(follow,),
     )
 

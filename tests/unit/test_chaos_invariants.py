@@ -368,6 +368,26 @@ def what_was_done_first_is_undone_first(it: Spoiled) -> None:
     it.rewrite("undone_later", _swap_steps("s1", "s2", "rollback"))
 
 
+@spoils("rollback where it must")
+def a_run_fails_and_is_not_rolled_back(it: Spoiled) -> None:
+    it.rewrite("undone_by_handlers", _edit("execution.failed", lambda data: data.update(rollback_follows=False)))
+
+
+@spoils("rollback where it must")
+def a_run_is_rolled_back_that_nobody_wanted_to_be(it: Spoiled) -> None:
+    it.rewrite("on_interrupt_fail", _edit("execution.failed", lambda data: data.update(rollback_follows=True)))
+
+
+@spoils("rollback where it must")
+def a_rollback_is_refused_although_there_is_something_to_undo(it: Spoiled) -> None:
+    def refused(raw: Json) -> None:
+        if raw["type"] == "wpk.execution.rolling_back.v1":
+            raw["type"] = "wpk.command.rejected.v1"
+            raw["data"]["command"] = "rollback"
+
+    it.rewrite("undone_later", refused)
+
+
 @spoils("takeover told")
 def a_new_owner_does_not_say_that_it_goes_on(it: Spoiled) -> None:
     it.forget(it.event("on_interrupt_retry", "execution.resumed"))

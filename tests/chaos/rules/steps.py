@@ -137,6 +137,32 @@ def undone_in_reverse(view: View) -> Iterator[Finding]:
                     yield f"{name} undid {undone}; captured were {captured}", (begun, event)
 
 
+@rule("rollback where it must")
+def rollback_where_it_must(view: View) -> Iterator[Finding]:
+    """A run that ends short of its goal is rolled back exactly where its package says so and something can be undone;
+    a rollback command is refused only where nothing can be."""
+    for name, trail in view.trails.items():
+        plan = view.plans.get(name)
+        spec = plan.package["spec"] if plan is not None and plan.package is not None else {}
+        rollback = spec.get("rollback", {})
+        automatic = bool(rollback.get("enabled")) and plan is not None and not plan.dry
+        means, forced, seen = bool(rollback.get("handlers")), False, set[str]()
+        for event in trail:
+            seen.add(event.name)
+            means = means or event.name == "step.captured"
+            forced = forced or event.data.get("cause") == "rollback"
+            if event.name in ("execution.failed", "execution.cancelled"):
+                wanted = means and (forced or (automatic and "step.started" in seen))
+                if bool(event.data.get("rollback_follows")) != wanted:
+                    yield f"{name}: after {event.where} a rollback should{'' if wanted else ' not'} follow", (event,)
+            elif _refuses_rollback(event) and means and "execution.accepted" in seen:
+                yield f"{name}: {event.where} refuses a rollback, and there is something to undo", (event,)
+
+
+def _refuses_rollback(event: Event) -> bool:
+    return event.name == "command.rejected" and bool(event.data["command"] == "rollback")
+
+
 @rule("takeover told")
 def takeover_told(view: View) -> Iterator[Finding]:
     """A new owner of a running execution says that it goes on, and names exactly the steps that have no end."""
