@@ -1,18 +1,20 @@
 """The composition root: builds the agent's parts from the settings, runs them, and stops them in order.
 
 Opened in the order in which they depend on each other, closed in reverse: adapters, health endpoint, supervisor,
-listener. A signal (or a part that failed) asks for the stop; a second signal ends the process at once.
+listener. A signal (or a part that failed) asks for the stop, which goes in stages (`telemetry.stages`); a second signal
+ends the process at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from os import environ
+from dataclasses import dataclass, field
+from types import FrameType
 
 import structlog
 
@@ -35,15 +37,19 @@ from consumer.journal.topics import TopicNames, TopicReport
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal
 from consumer.settings import Settings, unknown_variables
-from consumer.telemetry import health, logs
+from consumer.telemetry import health, logs, watchdog
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.metrics import Metrics, process_registry
+from consumer.telemetry.stages import Stage, Stages
+from consumer.telemetry.watchdog import Watchdog
 from consumer.workflow import conditions
 
 _log = structlog.get_logger(__name__)
 _READY_POLL_SECONDS = 0.02
 #: What an event has around the command or the output that it carries.
 _ENVELOPE_BYTES = 64 * 1024
+#: What is left for the end of the process when the grace is over; with the default grace it is before 30 s (seconds).
+_PARTING = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +68,11 @@ class Started:
 class _Parts:
     """What the health endpoint asks; filled in as the parts come to be."""
 
+    stages: Stages
     guarantee: str = ""
     sandbox: str = ""
     supervisor: Supervisor | None = None
     listener: Listener | None = None
-    stopping: bool = False
 
     def facts(self, agent: str) -> Facts:
         listener, supervisor = self.listener, self.supervisor
@@ -78,7 +84,8 @@ class _Parts:
             active=supervisor.live if supervisor else 0,
             guarantee=self.guarantee,
             sandbox=self.sandbox,
-            stopping=self.stopping,
+            stage=self.stages.stage,
+            trouble=listener.trouble() if listener else "",
         )
 
 
@@ -92,8 +99,14 @@ async def run_agent(settings: Settings) -> int:
     for warning in unknown_variables(settings):
         _log.warning("settings.unknown", problem=warning)
     stop = asyncio.Event()
-    with _signals(stop):
-        await work(settings, stop, secrets=secrets)
+
+    def end(reason: str) -> None:
+        watchdog.end_process(reason, settings.log_format)
+
+    watch = Watchdog(settings.hang_timeout, end=end)
+    with _signals(stop, settings), watch.watching():
+        async with _beside(_limit_stop(stop, watch, settings)):
+            await work(settings, stop, secrets=secrets, beat=watch.beat)
     return 0
 
 
@@ -104,27 +117,55 @@ async def work(
     on_start: Callable[[Started], None] = lambda started: None,
     ready: asyncio.Event | None = None,
     secrets: SecretStore | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions."""
+    """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions; `beat` is called
+    as long as the event loop turns."""
     guard = tasks.Guard(stop)
     if secrets is None:
         secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
-    await _run(settings, guard, _Callbacks(on_start, ready or asyncio.Event()), secrets)
+    tell = _Callbacks(on_start=on_start, ready=ready or asyncio.Event(), beat=beat)
+    try:
+        async with asyncio.timeout(None) as starting, _beside(_abandon_start(stop, tell.started, starting)):
+            await _run(settings, guard, tell, secrets)
+    except TimeoutError:
+        if not starting.expired():
+            raise
+        _log.info("agent.stopped", reason="it was told to stop while it started")
     guard.check()
+
+
+async def _abandon_start(stop: asyncio.Event, started: asyncio.Event, starting: asyncio.Timeout) -> None:
+    """What the agent asks Kafka before it starts may take long; nothing is lost where that is broken off."""
+    await stop.wait()
+    if not started.is_set():
+        starting.reschedule(asyncio.get_running_loop().time())
+
+
+async def _limit_stop(stop: asyncio.Event, watch: Watchdog, settings: Settings) -> None:
+    await stop.wait()
+    watch.stop_within(settings.shutdown_grace + _PARTING)
 
 
 @dataclass(frozen=True, slots=True)
 class _Callbacks:
     on_start: Callable[[Started], None]
     ready: asyncio.Event
+    beat: Callable[[], None]
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the agent begins to consume: from then on its stop has an order."""
 
 
 async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets: SecretStore) -> None:
     _refuse_what_is_not_enforced(settings)
     connection = KafkaConnection.of(settings, client_id=settings.agent_name)
     names = TopicNames(settings.topic_prefix)
-    metrics, parts = Metrics(process_registry()), _Parts()
-    vitals = Health(lambda: parts.facts(settings.agent_name), poll_limit=max(90.0, 3 * settings.session_timeout))
+    metrics, options = Metrics(process_registry()), _options(settings)
+    stages = Stages(metrics)
+    stages.enter(Stage.STARTING)
+    parts = _Parts(stages)
+    # The listener itself mends what hangs; only where it does not get to that must the agent be ended from outside.
+    vitals = Health(lambda: parts.facts(settings.agent_name), poll_limit=2 * options.poll_limit)
     async with AsyncExitStack() as stack:
         adapters = await stack.enter_async_context(registry.open(settings))
         parts.sandbox = await _sandbox(adapters)
@@ -140,33 +181,22 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         supervisor = parts.supervisor = await stack.enter_async_context(
             supervising(_services(settings, adapters, metrics, secrets), _state_reader(factory))
         )
-        listener = parts.listener = Listener(factory, supervisor, _options(settings), metrics, vitals)
+        listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
-        async with _beside(health.watch_loop(vitals, metrics)), _beside(_tell_ready(listener, tell.ready)):
-            await guard.run(_until_stopped(listener, guard, settings, parts), "listener")
+        tell.started.set()
+        watching = health.watch_loop(vitals, metrics, tell.beat)
+        async with _beside(watching), _beside(_tell_ready(listener, stages, tell.ready)):
+            await guard.run(listener.run(guard.stop, settings.shutdown_grace), "listener")
     _log.info("agent.stopped")
 
 
-async def _until_stopped(listener: Listener, guard: tasks.Guard, settings: Settings, parts: _Parts) -> None:
-    async with asyncio.TaskGroup() as group:
-        marker = group.create_task(_mark_stopping(guard.stop, parts))
-        try:
-            await listener.run(guard.stop, settings.shutdown_grace)
-        finally:
-            marker.cancel()
-
-
-async def _mark_stopping(stop: asyncio.Event, parts: _Parts) -> None:
-    await stop.wait()
-    parts.stopping = True
-    _log.info("agent.stopping")
-
-
-async def _tell_ready(listener: Listener, ready: asyncio.Event) -> None:
+async def _tell_ready(listener: Listener, stages: Stages, ready: asyncio.Event) -> None:
     """Looks from time to time, at the start only: an event would have to be set from several parts."""
     while not (listener.assigned and listener.owned == len(listener.partitions)):  # noqa: ASYNC110
         await asyncio.sleep(_READY_POLL_SECONDS)
     ready.set()
+    if not stages.stopping:
+        stages.enter(Stage.RUNNING)
     _log.info("agent.ready", partitions=listener.partitions)
 
 
@@ -181,22 +211,34 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for the stop; the second has the system's own effect."""
+def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for the stop; the second ends the process by the signal's own effect.
+
+    Handlers of the interpreter, not of the loop: the second signal ends an agent whose loop is blocked too.
+    """
     loop = asyncio.get_running_loop()
+    asked = False
 
     def ask(number: signal.Signals) -> None:
         _log.info("agent.signal", signal=number.name)
         stop.set()
-        loop.remove_signal_handler(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask, number)
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        named = signal.Signals(number)
+        if asked:
+            watchdog.say("agent.killed", form=settings.log_format, signal=named.name, reason="a second signal came")
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked = True
+        loop.call_soon_threadsafe(ask, named)
+
+    former = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 # --- the parts ---
@@ -274,7 +316,7 @@ def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics, s
         secrets=secrets.load,
         metrics=metrics,
         draw=random.random,
-        environment={name: environ[name] for name in settings.allowed_env if name in environ},
+        environment={name: os.environ[name] for name in settings.allowed_env if name in os.environ},
         limits=Limits(
             max_executions=settings.max_executions,
             max_waiting=settings.max_waiting,
@@ -299,6 +341,7 @@ def _options(settings: Settings) -> Options:
         session_timeout=settings.session_timeout,
         fetch_max_wait_ms=settings.fetch_max_wait_ms,
         max_command_bytes=settings.max_command_bytes,
+        hang_timeout=settings.hang_timeout,
     )
 
 

@@ -63,3 +63,7 @@ class OwnershipLost(AgentError):
 
 class SettingsError(AgentError):
     """The agent's own settings or surroundings are wrong; the message names the setting and the remedy."""
+
+
+class Hung(AgentError):
+    """A part of the agent makes no progress, and to begin it again did not help: only a new process may."""

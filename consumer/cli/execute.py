@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from consumer.cli.options import Options
 from consumer.client.errors import TimedOut, Unreachable
-from consumer.errors import AgentError
+from consumer.errors import AgentError, Hung
+from consumer.telemetry.watchdog import HUNG
 
-#: Exit codes; the last is the shell's for an interrupt.
+#: Exit codes; the last is the shell's for an interrupt. That of an agent that hangs is `watchdog.HUNG`.
 OK, ENDED_OTHERWISE, WRONG, UNREACHABLE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -56,5 +57,7 @@ def _complain(error: AgentError, *, verbose: bool) -> int:
             return UNREACHABLE
         case TimedOut():
             return TIMED_OUT
+        case Hung():
+            return HUNG
         case _:
             return WRONG

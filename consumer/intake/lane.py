@@ -75,6 +75,10 @@ class Lane:
         self._owner: PartitionOwner | None = None
         self._partition: Partition | None = None
         self._held = False
+        self._refusing = False
+        self._grace = 10.0
+        self._began = 0.0
+        self._written_before = (-1, 0.0)
         self._released = asyncio.Event()
         self._released.set()
         self.wake = asyncio.Event()
@@ -117,8 +121,17 @@ class Lane:
         if self._partition is not None:
             self._supervisor.hold(self._partition)
 
+    def refuse(self) -> None:
+        """The agent stops: no step begins, and no command is taken; those that wait here are the next owner's."""
+        self._refusing = True
+        self.hold_steps()
+
+    def end_within(self, seconds: float) -> None:
+        """How long the owner may take to write what is queued when the lane is cancelled."""
+        self._grace = seconds
+
     def hold(self) -> None:
-        """A rebalance, or the end, has begun: nothing new begins, what runs goes on."""
+        """A rebalance has begun: nothing new begins, what runs goes on."""
         if self._owner is not None:
             self._owner.hold()
         self.hold_steps()
@@ -149,6 +162,24 @@ class Lane:
             self._supervisor.resume(self._partition)
         self.wake.set()
 
+    def stuck(self, taking: float, writing: float) -> str | None:
+        """Why the partition hangs, where it does: it is being taken, or a write is under way, for longer than that.
+
+        All of those are bounded by themselves, so that it should not happen. An owner that recovers makes progress.
+        """
+        now, owner = asyncio.get_running_loop().time(), self._owner
+        if owner is None or self._held or owner.trouble is not None:
+            self._began, self._written_before = now, (-1, now)
+            return None
+        if not self.active:
+            taken = now - self._began
+            return f"it is being taken for {taken:.0f} s" if taken > taking else None
+        batches = owner.stats.batches
+        if not owner.backlogged or batches != self._written_before[0]:
+            self._written_before = (batches, now)
+        waited = now - self._written_before[1]
+        return f"nothing of what waits was written for {waited:.0f} s" if waited > writing else None
+
     # --- life ---
 
     async def run(self) -> None:
@@ -171,13 +202,14 @@ class Lane:
     async def _own(self) -> None:
         # Whoever takes a partition fences its owner: not before the group has said again whose it is.
         await self._released.wait()
+        self._began = asyncio.get_running_loop().time()
         owner = self._owner = self._new_owner()
         try:
             await self._work(owner, await self._take_over(owner))
         finally:
             self._owner = None
             owner.release()  # no effect begins any more, and what is queued may be written in a hold too
-            await owner.close()
+            await owner.close(grace=self._grace)
 
     async def _take_over(self, owner: PartitionOwner) -> Partition:
         """Restores the partition. What was read is not kept beyond this: the executions that ended are most of it."""
@@ -243,6 +275,8 @@ class Lane:
 
     def _next(self) -> RawRecord | None:
         """The oldest record that may be taken: execute commands wait while the agent is full, others never."""
+        if self._refusing:
+            return None
         now = time.monotonic()
         heads = [
             queue[0]

@@ -1,4 +1,4 @@
-"""The only consumer of the command topics: polls, hands records to the lanes, and follows the group's assignments.
+"""The only consumer of the command topics: follows the group's assignments, and stops in stages.
 
 aiokafka knows the eager protocol: each rebalance revokes everything and gives a new set. Here a revocation is a hold. A
 partition that comes back keeps its lane, its owner and its running steps; only one that went elsewhere is given up.
@@ -9,63 +9,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from consumer import tasks
+from consumer.engine.runner import Parting
 from consumer.engine.supervisor import Supervisor
-from consumer.errors import OwnershipLost
-from consumer.intake.decode import RawRecord
+from consumer.errors import Hung, OwnershipLost
+from consumer.intake import member
 from consumer.intake.lane import Lane
+from consumer.intake.member import Member, Options
+from consumer.intake.poller import Poller
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.membership import GroupMembership
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic
 from consumer.telemetry.health import Health
 from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.stages import Stage, Stages
 
+__all__ = ["Listener", "Options"]
 _log = structlog.get_logger(__name__)
 _POLL_MS = 100
-_POLL_RECORDS = 1000
 #: How long a revocation waits for running steps to end, in case their partition goes elsewhere (seconds).
 _REVOKE_GRACE = 2.0
-_LAG_SECONDS = 5.0
 _LEAVE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How the listener consumes; seconds and bytes."""
-
-    session_timeout: float
-    fetch_max_wait_ms: int
-    max_command_bytes: int
-
-    def consumer_arguments(self, group: str) -> dict[str, object]:
-        """The consumer's settings. The relations matter: heartbeat < session / 3, rebalance < request (KIP-62)."""
-        session = int(self.session_timeout * 1000)
-        rebalance = max(session, 25_000)
-        return {
-            "group_id": group,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",  # only after an explicit seek has found its offset gone
-            "isolation_level": "read_committed",
-            "partition_assignment_strategy": [RangePartitionAssignor],  # one partition number of all topics together
-            "session_timeout_ms": session,
-            "heartbeat_interval_ms": max(100, session // 10),
-            "rebalance_timeout_ms": rebalance,
-            "request_timeout_ms": rebalance + 15_000,
-            "fetch_max_wait_ms": self.fetch_max_wait_ms,
-            "max_partition_fetch_bytes": 2 << 20,
-        }
+_UNWRITTEN = "what ended last is in doubt for the next owner"
+#: How often it is looked whether something hangs.
+_LOOK_SECONDS = 2.0
+#: What is repeatable and quick comes to its end in that time; what only waits does not hold up a stop for longer.
+_MOMENT = 1.0
+#: To take a partition is bounded by itself, but the more it holds the longer it takes: so many times the limit.
+_TAKING = 10
+#: How often in a row the same part is begun again before the agent gives up.
+_TRIES = 3
+#: A part that worked for so long is not begun again in a row.
+_FORGET_SECONDS = 600.0
 
 
 class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """See the module. `run` until `stop` is set; then `drain` ends it in order."""
+    """See the module. `run` until `stop` is set, and through the stop's stages."""
 
     def __init__(
         self,
@@ -74,6 +61,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         options: Options,
         metrics: Metrics,
         health: Health,
+        stages: Stages | None = None,
     ) -> None:
         self._factory = factory
         self._names = factory.names
@@ -81,11 +69,14 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._options = options
         self._metrics = metrics
         self._health = health
+        self._stages = stages or Stages(metrics, monotonic=asyncio.get_running_loop().time)
         self._lanes: dict[int, Lane] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup
-        self._consumer: AIOKafkaConsumer
+        self._guard: tasks.Guard
+        self._member: Member
+        self._restarts: Counter[int] = Counter()
         self._roles = {self._names.name(role): role for role in CommandTopic}
         self._assigned = False
         self._draining = False
@@ -106,91 +97,113 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         """How many of the partitions are restored and take commands."""
         return sum(lane.active for lane in self._lanes.values())
 
+    def trouble(self) -> str:
+        """What is wrong with Kafka, in a sentence; empty where nothing is."""
+        if self._assigned and self._member.silence > self._options.answer_limit:
+            return f"no answer from Kafka for {self._member.silence:.0f}s"
+        troubles = [t for lane in self._lanes.values() if lane.owner is not None and (t := lane.owner.trouble)]
+        if not troubles:
+            return ""
+        oldest = min(troubles, key=lambda trouble: trouble.since)
+        seconds = time.monotonic() - oldest.since
+        return f"Kafka has not taken the writes of {len(troubles)} partitions for {seconds:.0f}s: {oldest.reason}"
+
     async def run(self, stop: asyncio.Event, grace: float) -> None:
-        """Consumes until `stop`, then lets running steps end for `grace` seconds and leaves the group."""
-        arguments = self._factory.connection.options("intake")
-        arguments |= self._options.consumer_arguments(self._factory.identity.group)
-        self._consumer = AIOKafkaConsumer(**arguments)
+        """Consumes until `stop`, then stops in stages within `grace` seconds. Raises what made it stop by itself."""
+        guard = self._guard = tasks.Guard(stop)
+        self._member = self._new_member()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._consumer.subscribe(topics=list(self._roles), listener=self)
-                await self._start(stop)
-                polling = group.create_task(self._poll(), name="poll")
+                consuming = group.create_task(guard.run(self._consume(), "intake"), name="intake")
                 await stop.wait()
-                polling.cancel()  # in a rebalance it may not return for long; the consumer is not used any more
-                await self._drain(grace)
+                self._stages.stop(grace)
+                consuming.cancel()  # in a rebalance a poll may not return for long; nothing is polled any more
+                await self._drain()
         finally:
-            await asyncio.shield(self._leave())
+            within = _LEAVE_SECONDS
+            if self._stages.stopping:
+                self._stages.enter(Stage.LEAVING)
+                within = self._stages.left(Stage.LEAVING)
+            await asyncio.shield(self._member.leave(within))
+        guard.check()
 
-    async def _start(self, stop: asyncio.Event) -> None:
-        """Joins the group. That may take as long as a rebalance, so that a stop does not wait for it."""
-        joining = self._group.create_task(self._consumer.start())
-        stopping = self._group.create_task(stop.wait())
-        await asyncio.wait([joining, stopping], return_when=asyncio.FIRST_COMPLETED)
-        for task in (joining, stopping):
-            if not task.done():
-                task.cancel()
+    def _new_member(self) -> Member:
+        group = self._factory.identity.group
+        arguments = self._factory.connection.options("intake")
+        arguments |= self._options.consumer_arguments(group)
+        consumer = AIOKafkaConsumer(**arguments)
+        consumer.subscribe(topics=list(self._roles), listener=self)
+        return Member(consumer, group, poll_ms=_POLL_MS)
 
-    # --- polling ---
+    # --- what hangs ---
 
-    async def _poll(self) -> None:
-        measured_at = 0.0
+    async def _consume(self) -> None:
+        """Polls as a member of the group, and as a new one where that hangs. Raises Hung where this does not help."""
+        tries = 0
         while True:
-            try:
-                batches = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
-            except KafkaError as error:
-                _log.warning("poll.failed", error=f"{type(error).__name__}: {error}"[:300])
-                await asyncio.sleep(0.5)
-                continue
+            began = time.monotonic()
+            await self._member.start()
+            reason = await self._poll_until_it_hangs()
+            tries = tries + 1 if time.monotonic() - began < _FORGET_SECONDS else 1
+            if tries > _TRIES:
+                raise Hung(f"the agent can't stay in the consumer group: {reason}")
+            _log.error("group.hung", reason=reason, remedy="joins the group anew")
+            self._metrics.hung("member")
+            await self._give_up_all()
+            await self._member.leave(_LEAVE_SECONDS)
+            self._member = self._new_member()
             self._health.polled()
-            for tp, records in batches.items():
-                self._hand_over(tp, records)
-            self._regulate()
-            if time.monotonic() - measured_at > _LAG_SECONDS:
-                measured_at = time.monotonic()
-                self._measure()
 
-    def _hand_over(self, tp: TopicPartition, records: Collection[object]) -> None:
-        lane = self._lanes.get(tp.partition)
-        if lane is None:
-            return
-        for record in records:
-            lane.push(
-                RawRecord(
-                    role=self._roles[tp.topic],
-                    topic=tp.topic,
-                    partition=tp.partition,
-                    offset=record.offset,  # type: ignore[attr-defined]  # aiokafka has no types
-                    timestamp_ms=record.timestamp,  # type: ignore[attr-defined]
-                    key=record.key,  # type: ignore[attr-defined]
-                    value=record.value,  # type: ignore[attr-defined]
-                    headers=tuple(record.headers),  # type: ignore[attr-defined]
-                )
-            )
+    async def _poll_until_it_hangs(self) -> str:
+        poller = Poller(self._member, self._lanes, self._roles, self._options, self._health, self._metrics)
+        polling = asyncio.create_task(poller.run(), name="poll")
+        try:
+            while True:
+                await asyncio.wait([polling], timeout=_LOOK_SECONDS)
+                if polling.done():
+                    polling.result()
+                reason = self._member.broken()
+                if reason is not None:
+                    return reason
+                reason = poller.hangs()
+                if reason is not None:
+                    if await member.answers(self._factory.connection, self._factory.identity.group):
+                        return reason
+                    self._health.excuse(True)
+                self._look_at_lanes()
+        finally:
+            await tasks.cancel_and_wait(polling)
 
-    def _regulate(self) -> None:
-        """Pauses what is full or not yet owned, and resumes the rest."""
-        assigned: set[TopicPartition] = self._consumer.assignment()
-        wanted = {tp for tp in assigned if self._must_pause(tp)}
-        paused: set[TopicPartition] = self._consumer.paused()
-        if wanted - paused:
-            self._consumer.pause(*(wanted - paused))
-        if (paused & assigned) - wanted:
-            self._consumer.resume(*((paused & assigned) - wanted))
+    def _look_at_lanes(self) -> None:
+        """Begins anew what hangs. Raises Hung where this does not help."""
+        limit = self._options.hang_timeout
+        for number, lane in list(self._lanes.items()):
+            reason = lane.stuck(taking=_TAKING * limit, writing=limit)
+            if reason is None:
+                if lane.active:
+                    del self._restarts[number]
+                continue
+            if self._restarts[number] >= _TRIES:
+                raise Hung(f"partition {number} hangs: {reason}")
+            self._restarts[number] += 1
+            _log.error("partition.hung", partition=number, reason=reason, remedy="begins it anew")
+            self._metrics.hung("partition")
+            self._give_up(number)
+            self._open(number)
 
-    def _must_pause(self, tp: TopicPartition) -> bool:
-        lane = self._lanes.get(tp.partition)
-        return lane is None or not lane.active or lane.full(self._roles[tp.topic])
-
-    def _measure(self) -> None:
-        self._metrics.owned_partitions(sum(lane.active for lane in self._lanes.values()))
-        for tp in self._consumer.assignment():
-            end = self._consumer.highwater(tp)
-            lane = self._lanes.get(tp.partition)
-            at = lane.next_offset(self._roles[tp.topic]) if lane else None
-            if end is not None and at is not None:
-                self._metrics.consumer_lag(tp.topic, tp.partition, max(0, end - at))
+    async def _give_up_all(self) -> None:
+        """The membership is lost, and with it all partitions: what runs gets a moment, what is queued is written."""
+        self._assigned = False
+        for lane in self._lanes.values():
+            lane.hold_steps()
+        if self._lanes:
+            await self._supervisor.quiet(_REVOKE_GRACE)
+            await self._written(_REVOKE_GRACE)
+        for number in list(self._lanes):
+            self._give_up(number)
+        if self._leaving:
+            await asyncio.wait(list(self._leaving.values()), timeout=self._options.hang_timeout)
 
     def _wake_all(self) -> None:
         for lane in self._lanes.values():
@@ -209,22 +222,28 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             lane.hold_steps()
         if self._lanes:
             await self._supervisor.quiet(_REVOKE_GRACE)
-            await self._written()
+            await self._written(_REVOKE_GRACE)
         for lane in self._lanes.values():
             lane.hold()
-        for lane in self._lanes.values():
-            await lane.settle()
-
-    async def _written(self) -> None:
-        """Waits until what the steps led to is durable: a slot is free before that."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REVOKE_GRACE):
+            async with asyncio.timeout(self._options.rebalance_timeout / 2):
+                for lane in list(self._lanes.values()):
+                    await lane.settle()
+
+    async def _written(self, within: float) -> bool:
+        """Waits until what the steps led to is durable (a slot is free before that); whether it is."""
+        try:
+            async with asyncio.timeout(within):
                 for lane in list(self._lanes.values()):
                     await lane.written()
+        except TimeoutError:
+            return False
+        return True
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The new set. No heartbeat is sent while this runs, so that all that takes time becomes a task."""
-        self._consumer.pause(*assigned)
+        self._member.joined()
+        self._member.consumer.pause(*assigned)
         numbers = {tp.partition for tp in assigned}
         for number in self._lanes.keys() - numbers:
             self._give_up(number)
@@ -247,7 +266,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         for topic, role in self._roles.items():
             offset = lane.next_offset(role)
             if offset is not None:
-                self._consumer.seek(TopicPartition(topic, lane.number), offset)
+                self._member.consumer.seek(TopicPartition(topic, lane.number), offset)
         lane.release()
 
     def _open(self, number: int) -> None:
@@ -255,13 +274,19 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             number,
             supervisor=self._supervisor,
             # A membership for each writer: it is bound to the member id that the agent has when the writer begins.
-            new_owner=lambda: self._factory.owner(number, lambda: GroupMembership(self._consumer, self._names, number)),
+            new_owner=lambda: self._factory.owner(
+                number, lambda: GroupMembership(self._member.consumer, self._names, number)
+            ),
             source=self,
             max_bytes=self._options.max_command_bytes,
         )
         self._lanes[number] = lane
         former = self._leaving.get(number)
-        self._tasks[number] = self._group.create_task(_after(former, lane), name=f"lane {number}")
+        running = self._guard.run(_after(former, lane), f"lane {number}")
+        self._tasks[number] = self._group.create_task(running, name=f"lane {number}")
+
+    def _membership(self, number: int) -> GroupMembership:
+        return GroupMembership(self._member.consumer, self._names, number)
 
     def _give_up(self, number: int) -> None:
         del self._lanes[number]
@@ -280,26 +305,17 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         try:
             for topic, role in self._roles.items():
                 tp = TopicPartition(topic, partition)
-                offset = restored.resume_at(role, await self._consumer.committed(tp))
+                offset = restored.resume_at(role, await self._member.consumer.committed(tp))
                 if offset is not None and await self._is_beyond(tp, offset):
                     offset = None
                 if offset is None:
-                    await self._consumer.seek_to_beginning(tp)
+                    await self._member.consumer.seek_to_beginning(tp)
                 else:
-                    self._consumer.seek(tp, offset)
+                    self._member.consumer.seek(tp, offset)
                     known[role] = offset
         except (IllegalStateError, KafkaError) as error:
             raise OwnershipLost(f"the consumer can't be set to where partition {partition} goes on: {error}") from error
         return known
-
-    async def _leave(self) -> None:
-        """Leaves the group. While the group is being joined that can take as long as a rebalance; it is bounded."""
-        leaving = asyncio.create_task(self._consumer.stop(), name="leave")
-        await asyncio.wait([leaving], timeout=_LEAVE_SECONDS)
-        if not leaving.done():
-            _log.warning("group.left_unanswered", waited_seconds=_LEAVE_SECONDS)
-            leaving.cancel()
-            await asyncio.wait([leaving])
 
     async def _is_beyond(self, tp: TopicPartition, offset: int) -> bool:
         """Whether the topic has become shorter than what was consumed of it: it was made anew, or lost records.
@@ -309,7 +325,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         """
         if self._factory.mode != "exactly_once":
             return False
-        end: int = (await self._consumer.end_offsets([tp]))[tp]
+        end: int = (await self._member.consumer.end_offsets([tp]))[tp]
         if offset <= end:
             return False
         _log.error("commands.topic_shorter", topic=tp.topic, partition=tp.partition, expected=offset, end=end)
@@ -317,19 +333,33 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
 
     # --- the end ---
 
-    async def _drain(self, grace: float) -> None:
-        """Stops in order: nothing new, running steps end or are left to the next owner, the rest is written."""
+    async def _drain(self) -> None:
+        """The stop's stages but the last, see `telemetry.stages`. Each is bounded, whatever Kafka or a step does."""
+        stages, supervisor = self._stages, self._supervisor
         self._draining = True
+        stages.enter(Stage.REFUSING)
         for lane in self._lanes.values():
-            lane.hold_steps()
-        running = self._supervisor.running
-        if running:
-            _log.info("agent.draining", executions=running, grace_seconds=grace)
-        if not await self._supervisor.quiet(grace):
-            _log.warning("agent.interrupts", executions=self._supervisor.running)
-        await self._written()
-        for task in self._tasks.values():
+            lane.refuse()
+        stages.enter(Stage.DRAINING, running=supervisor.running)
+        quiet = await supervisor.quiet(min(_MOMENT, stages.left(Stage.DRAINING)))
+        if not quiet:
+            supervisor.part(Parting.WAITS)
+            quiet = await supervisor.quiet(stages.left(Stage.DRAINING))
+        if not quiet:
+            stages.enter(Stage.INTERRUPTING, running=supervisor.running)
+            supervisor.part(Parting.ALL)
+            await supervisor.quiet(stages.left(Stage.INTERRUPTING))
+        stages.enter(Stage.FLUSHING, running=supervisor.running)
+        written = await self._written(stages.left(Stage.FLUSHING) / 2)
+        ending = [*self._tasks.values(), *self._leaving.values()]
+        for lane in self._lanes.values():
+            lane.end_within(stages.left(Stage.FLUSHING) / 2 if written else 0.0)
+        for task in ending:
             task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=stages.left(Stage.FLUSHING))
+        if not written:
+            _log.warning("agent.unwritten", reason=self.trouble() or "Kafka took too long", effect=_UNWRITTEN)
 
 
 async def _after(former: asyncio.Task[None] | None, lane: Lane) -> None:

@@ -174,9 +174,13 @@ class Settings(BaseModel):
     state_retention: Positive = 7 * 86_400.0
     """How long after its end an execution can be rolled back by hand, and its id is known; afterwards its state goes.
     A week covers an incident's review."""
-    shutdown_grace: Duration = 20.0
-    """How long a stop waits for running steps before they are interrupted and another agent takes over. Keep it below
-    the container's termination grace period, which is 30s in Kubernetes."""
+    shutdown_grace: Annotated[Duration, Field(ge=1)] = 25.0
+    """How long the whole stop may take. Running steps get all of it but the last 10s (of a grace below 25s, all but the
+    last two fifths); then they are ended, all is written, and other agents take over. Keep it below the container's
+    termination grace period, which is 30s in Kubernetes."""
+    hang_timeout: Annotated[Duration, Field(ge=5)] = 60.0
+    """After so long without progress, while Kafka answers, a part that has something to do is begun again; an agent
+    whose event loop is blocked for so long ends with exit code 70, for Kubernetes to start it again."""
     max_command_bytes: Annotated[Size, Field(ge=1024, le=100_000_000)] = 900_000
     """Largest command, package included; a larger one goes to the dead-letter topic. The event that accepts it holds it
     whole, and brokers take records of 1 MB unless told otherwise."""

@@ -1,8 +1,9 @@
 """Whether the agent lives and whether it is ready: /healthz, /readyz and /metrics.
 
-Alive means that its loop turns and that it polls Kafka: if it doesn't, only a restart helps. Ready means that it has
-its place in the group and has restored what it owns; an agent that waits for a partition's former owner is alive but
-not ready. Neither asks Kafka or the cluster anything: a restart would not mend those.
+Alive means that its loop turns and that it polls Kafka: if it doesn't, only a restart helps. Where Kafka itself does
+not answer a restart does not help, and costs what runs: such an agent is alive, and not ready. Ready means that it has
+its place in the group, has restored what it owns, and that Kafka answers and takes what it writes; an agent that waits
+for a partition's former owner is alive but not ready.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import JsonValue
 from consumer.telemetry import http
 from consumer.telemetry.http import Request, Response, json_response
 from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.stages import Stage
 
 #: How often the loop's delay is measured, and how long the longest one is shown.
 _LAG_INTERVAL_SECONDS = 0.5
@@ -41,7 +43,9 @@ class Facts:
     """Executions that have not ended."""
     guarantee: str = ""
     sandbox: str = ""
-    stopping: bool = False
+    stage: Stage = Stage.RUNNING
+    trouble: str = ""
+    """What is wrong with Kafka, as the agent sees it; empty: nothing."""
 
 
 class Health:
@@ -60,11 +64,22 @@ class Health:
         self._lag_limit = lag_limit
         self._monotonic = monotonic
         self._polled = monotonic()
+        self._excused = False
         self._lags: deque[tuple[float, float]] = deque()
 
     def polled(self) -> None:
         """The listener has just polled; it does so at least every few seconds, also while its partitions pause."""
         self._polled = self._monotonic()
+        self._excused = False
+
+    @property
+    def poll_silence(self) -> float:
+        """How long ago the listener last polled."""
+        return self._monotonic() - self._polled
+
+    def excuse(self, excused: bool) -> None:
+        """Whether it does not poll because Kafka does not answer; ends with the next poll."""
+        self._excused = excused
 
     def lagged(self, seconds: float) -> float:
         """The loop was late by so much; gives the longest recent delay."""
@@ -78,10 +93,10 @@ class Health:
 
     def live(self) -> tuple[list[str], dict[str, JsonValue]]:
         """What speaks against being alive, and the numbers."""
-        silence = self._monotonic() - self._polled
+        silence = self.poll_silence
         lag = self._lags[-1][1] if self._lags else 0.0  # the newest: a block that is over is no reason to restart
         problems = []
-        if silence > self._poll_limit:
+        if silence > self._poll_limit and not self._excused:
             problems.append(f"the agent has not polled Kafka for {silence:.0f}s (limit {self._poll_limit:g}s)")
         if lag > self._lag_limit:
             problems.append(f"the event loop was late by {lag:.1f}s (limit {self._lag_limit:g}s)")
@@ -91,14 +106,19 @@ class Health:
         """What speaks against being ready, and the facts."""
         facts = self._facts()
         problems = []
-        if facts.stopping:
-            problems.append("the agent is stopping")
+        if facts.stage is Stage.STARTING:
+            problems.append("the agent is starting")
+        elif facts.stage is not Stage.RUNNING:
+            problems.append(f"the agent is stopping ({facts.stage.value})")
         if not facts.assigned:
             problems.append("the agent has no place in the consumer group yet")
         if facts.restoring:
             problems.append(f"{facts.restoring} partitions are being restored")
+        if facts.trouble:
+            problems.append(facts.trouble)
         return problems, {
             "agent": facts.agent,
+            "stage": facts.stage.value,
             "active_executions": facts.active,
             "owned_partitions": facts.owned,
             "restoring_partitions": facts.restoring,
@@ -107,12 +127,13 @@ class Health:
         }
 
 
-async def watch_loop(health: Health, metrics: Metrics) -> None:
-    """Measures for ever how late the loop wakes its tasks."""
+async def watch_loop(health: Health, metrics: Metrics, beat: Callable[[], None] = lambda: None) -> None:
+    """Measures for ever how late the loop wakes its tasks, and tells `beat` each time that it turns."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + _LAG_INTERVAL_SECONDS
         await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+        beat()
         metrics.loop_lag(health.lagged(max(0.0, loop.time() - due)))
 
 

@@ -8,6 +8,7 @@ the agent and of Prometheus.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -109,10 +110,14 @@ class Metrics:
         )
         self._loop_lag = gauge("wpk_event_loop_lag_seconds", "Longest recent delay of the event loop.")
         self._lag = gauge("wpk_consumer_lag", "Commands that wait on the topic.", "topic", "partition")
+        self._stage = gauge("wpk_agent_stage", "What the agent is about; 1 for the present stage.", "stage")
+        self._hangs = counter("wpk_hangs_total", "What hung and was begun again.", "part")
         self._sandbox = gauge("wpk_sandbox_info", "The sandbox of shell steps; 1 for the one in use.", "sandbox")
         for command in _COMMANDS:  # a rate needs the zero before the one
             for outcome in _OUTCOMES:
                 self._commands.labels(command, outcome)
+        for part in ("member", "partition"):
+            self._hangs.labels(part)
         self.executions(running=0, waiting=0)
 
     # --- executions ---
@@ -192,6 +197,15 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """The longest recent delay of the event loop."""
         self._loop_lag.set(seconds)
+
+    def stage(self, name: str) -> None:
+        """What the agent is about; see `telemetry.stages`."""
+        self._stage.clear()
+        self._stage.labels(name).set(1)
+
+    def hung(self, part: Literal["member", "partition"]) -> None:
+        """The agent's place in the group, or a partition's owner, made no progress and was begun again."""
+        self._hangs.labels(part).inc()
 
     def sandbox(self, kind: str) -> None:
         """Which sandbox shell steps get."""

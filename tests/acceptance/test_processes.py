@@ -174,7 +174,7 @@ async def test_a_step_that_ends_within_the_grace_is_waited_for(user: ForeignUser
         user.publish("execute", {"wpk_content": package("sleep 3; echo it took its time")}, key="e1")
         await user.event("e1", "step.started")
         agent.signal(signal.SIGTERM)
-        await agent.logged("agent.stopping")
+        await agent.stage("draining")
         assert await agent.ended(timeout=60) == 0
     result = await user.result("e1")
     assert result["status"] == "completed"
@@ -193,9 +193,10 @@ async def test_a_step_that_outlasts_the_grace_is_ended_with_the_agent(
         agent.signal(signal.SIGTERM)
         assert await agent.ended(timeout=60) == 0
         await eventually(lambda: not processes_with(prefix), because="the step's process is gone")
-        assert agent.events("agent.interrupts")
-    user.read()
-    assert user.results("e1") == [], "another agent goes on with it"
+        await agent.stage("interrupting")
+    result = await user.result("e1")
+    assert (result["status"], result["error"]["type"]) == ("failed", "interrupted")
+    assert "the agent was stopped" in result["error"]["message"]
 
 
 async def test_a_second_signal_ends_it_at_once(user: ForeignUser, variables: dict[str, str], prefix: str) -> None:
@@ -203,9 +204,10 @@ async def test_a_second_signal_ends_it_at_once(user: ForeignUser, variables: dic
         user.publish("execute", {"wpk_content": package(f": {prefix}; sleep 300 & wait")}, key="e1")
         await user.event("e1", "step.started")
         agent.signal(signal.SIGTERM)
-        await agent.logged("agent.stopping")
+        await agent.stage("draining")
         agent.signal(signal.SIGTERM)
         assert await agent.ended(timeout=30) == -signal.SIGTERM
+        assert agent.events("agent.killed")
         await eventually(lambda: not processes_with(prefix), because="the step's process is gone")
 
 

@@ -130,6 +130,16 @@ class AgentProcess:
         assert entry is not None
         return entry
 
+    async def stage(self, name: str) -> dict[str, Any]:
+        """The line of its log about that stage, once there is one."""
+
+        def look() -> dict[str, Any] | None:
+            return next((entry for entry in self.events("agent.stage") if entry["stage"] == name), None)
+
+        entry = await eventually(look, timeout=PATIENCE, interval=0.05, because=f"the agent's stage is {name}")
+        assert entry is not None
+        return entry
+
     async def get(self, path: str) -> tuple[int, str]:
         """What its health endpoint answers: status and body."""
         base = str((await self.logged("agent.started"))["metrics"]).removesuffix("/metrics")

@@ -20,6 +20,7 @@ from consumer.telemetry import health, http
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.http import Request, Response
 from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.stages import Stage
 from tests.support.eventually import eventually
 
 READY = Facts(agent="a1", assigned=True, owned=4, active=2, guarantee="exactly_once", sandbox="bubblewrap")
@@ -99,6 +100,17 @@ async def test_an_agent_that_does_not_poll_is_not_alive_until_it_polls_again(
     assert (await report(client, "/healthz"))[0] == 200
 
 
+async def test_an_agent_that_does_not_poll_because_kafka_is_away_is_alive(
+    agent: Agent, client: httpx.AsyncClient
+) -> None:
+    agent.clock.now += 61
+    agent.health.excuse(True)
+    assert (await report(client, "/healthz"))[0] == 200
+    agent.health.polled()
+    agent.clock.now += 61
+    assert (await report(client, "/healthz"))[0] == 503, "the excuse ends with the next poll"
+
+
 async def test_an_agent_whose_loop_is_late_is_not_alive_until_it_is_in_time_again(
     agent: Agent, client: httpx.AsyncClient
 ) -> None:
@@ -116,6 +128,7 @@ async def test_an_agent_that_owns_and_has_restored_is_ready(agent: Agent, client
             "status": "ok",
             "problems": [],
             "agent": "a1",
+            "stage": "running",
             "active_executions": 2,
             "owned_partitions": 4,
             "restoring_partitions": 0,
@@ -130,7 +143,9 @@ async def test_an_agent_that_owns_and_has_restored_is_ready(agent: Agent, client
     [
         pytest.param({"assigned": False}, "the agent has no place in the consumer group yet", id="not assigned"),
         pytest.param({"restoring": 2}, "2 partitions are being restored", id="restoring"),
-        pytest.param({"stopping": True}, "the agent is stopping", id="stopping"),
+        pytest.param({"stage": Stage.STARTING}, "the agent is starting", id="starting"),
+        pytest.param({"stage": Stage.DRAINING}, "the agent is stopping (draining)", id="stopping"),
+        pytest.param({"trouble": "no answer from Kafka for 12s"}, "no answer from Kafka for 12s", id="Kafka away"),
     ],
 )
 async def test_an_agent_that_is_not_ready_says_why(

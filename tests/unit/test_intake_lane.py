@@ -18,18 +18,25 @@ from consumer.engine.supervisor import Supervisor, supervising
 from consumer.errors import OwnershipLost
 from consumer.intake.decode import RawRecord
 from consumer.intake.lane import QUEUE_RECORDS, Lane
+from consumer.journal.owner import Stats, Trouble
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic, Journal, Record, Topic
 from consumer.telemetry.metrics import Metrics
 from schemas import events
 from tests.support.eventually import eventually
-from tests.support.memory_journal import MemoryJournal
+from tests.support.memory_journal import Log, MemoryJournal
 
 
 class MemoryOwner(MemoryJournal):
     """A journal in memory with an owner's life."""
 
     opened = 0
+    trouble: Trouble | None = None
+    backlogged = False
+
+    def __init__(self, partition: int, epoch: int, *, log: Log | None = None) -> None:
+        super().__init__(partition, epoch, log=log)
+        self.stats = Stats()
 
     async def open(self) -> Restored:
         self.opened += 1
@@ -38,7 +45,7 @@ class MemoryOwner(MemoryJournal):
     async def idle(self) -> None:
         pass
 
-    async def close(self) -> None:
+    async def close(self, *, grace: float = 10.0) -> None:
         await asyncio.sleep(0)
         self.kill("closed")
 
@@ -269,3 +276,48 @@ async def test_a_topic_is_full_when_its_queue_is() -> None:
             b.execute(offset, f"e{offset}")
         assert b.lane.full(CommandTopic.EXECUTE)
         assert not b.lane.full(CommandTopic.CONTROL)
+
+
+# --- what hangs ---
+
+
+async def test_a_lane_that_writes_or_has_nothing_to_write_is_not_stuck() -> None:
+    async with bench() as b:
+        await eventually(lambda: b.lane.active)
+        assert b.lane.stuck(taking=0, writing=0) is None
+        b.owner.backlogged = True
+        b.owner.stats.batches += 1
+        assert b.lane.stuck(taking=0, writing=1000) is None
+
+
+async def test_a_lane_whose_queue_is_not_written_is_stuck_but_not_while_its_owner_recovers() -> None:
+    async with bench() as b:
+        await eventually(lambda: b.lane.active)
+        b.owner.backlogged = True
+        assert b.lane.stuck(taking=1000, writing=1000) is None
+        await eventually(lambda: b.lane.stuck(taking=1000, writing=0.05), because="nothing is written")
+        b.owner.trouble = Trouble(0.0, "Kafka is away")
+        assert b.lane.stuck(taking=1000, writing=0.05) is None
+        b.owner.trouble = None
+        b.lane.hold_steps()
+        assert b.lane.stuck(taking=1000, writing=0) is None, "in a rebalance at_least_once does not write"
+
+
+async def test_a_lane_that_is_being_taken_for_too_long_is_stuck() -> None:
+    async with bench() as b:
+        await eventually(lambda: b.lane.active)
+        b.lane._partition = None
+        assert b.lane.stuck(taking=1000, writing=0) is None
+        await eventually(lambda: b.lane.stuck(taking=0.05, writing=0), because="it is not active")
+
+
+async def test_a_lane_that_refuses_takes_no_command_any_more() -> None:
+    async with bench() as b:
+        await eventually(lambda: b.lane.active)
+        b.execute(0, "first")
+        await b.until("first", "execution.completed")
+        b.lane.refuse()
+        b.execute(1, "second")
+        b.lane.wake.set()
+        await b.lane.written()
+        assert b.names("second") == []

@@ -70,6 +70,8 @@ def fill(metrics: Metrics) -> None:
     metrics.consumer_lag("wpk.commands.execute", 3, 5)
     metrics.loop_lag(0.1)
     metrics.sandbox("bubblewrap")
+    metrics.stage("running")
+    metrics.hung("partition")
 
 
 def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Metrics) -> None:
@@ -90,6 +92,8 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "wpk_event_loop_lag_seconds": ("gauge", set()),
         "wpk_consumer_lag": ("gauge", {"topic", "partition"}),
         "wpk_sandbox_info": ("gauge", {"sandbox"}),
+        "wpk_agent_stage": ("gauge", {"stage"}),
+        "wpk_hangs_total": ("counter", {"part"}),
     }
 
 

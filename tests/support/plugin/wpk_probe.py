@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class ProbeConfig(BaseModel):
     repeatable: bool = False
     lines: tuple[str, ...] = ()
     delay: float | None = None
+    block: float = 0
+    """Seconds in which the event loop stands still: what no adapter may do."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class ProbeAction:
             record: JsonObject = {"was": config.capture, "undo_fails": config.undo_fails}
             await step.capture(record, f"{step.step} was {config.capture}")
         mine.effects.append(f"run {step.step} {step.attempt}")
+        if config.block:
+            time.sleep(config.block)  # noqa: ASYNC251 - see there
         if config.wait:
             await self._wait(step, mine)
         if config.crash:

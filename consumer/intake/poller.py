@@ -1,0 +1,121 @@
+"""Polls as one member of the group: hands records to the lanes, and pauses what they can't take.
+
+It sees too whether that makes progress; a rebalance holds a poll up, and nothing else may for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from consumer.intake.decode import RawRecord
+from consumer.intake.lane import Lane
+from consumer.intake.member import Member, Options
+from consumer.ports import CommandTopic
+from consumer.telemetry.health import Health
+from consumer.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+_LAG_SECONDS = 5.0
+_FAILED_PAUSE_SECONDS = 0.5
+
+
+class Poller:
+    """See the module. `lanes` by partition number: the listener's own, as they come and go."""
+
+    def __init__(
+        self,
+        member: Member,
+        lanes: Mapping[int, Lane],
+        roles: Mapping[str, CommandTopic],
+        options: Options,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self._member = member
+        self._consumer = member.consumer
+        self._lanes = lanes
+        self._roles = roles
+        self._options = options
+        self._health = health
+        self._metrics = metrics
+        self._failing: tuple[float, str] | None = None
+        """Since when each poll fails, and why."""
+
+    def hangs(self) -> str | None:
+        """Why the member hangs, where Kafka answers others: it gets no answer, or errors only."""
+        silence = self._health.poll_silence
+        if silence > self._options.poll_limit:
+            return f"Kafka was not polled for {silence:.0f} s although it answers"
+        if self._failing is not None and time.monotonic() - self._failing[0] > self._options.hang_timeout:
+            return f"each poll fails although Kafka answers: {self._failing[1]}"
+        return None
+
+    async def run(self) -> None:
+        """Polls for ever."""
+        measured_at = 0.0
+        while True:
+            try:
+                batches = await self._member.poll()
+            except KafkaError as error:
+                text = f"{type(error).__name__}: {error}"[:300]
+                if self._failing is None or self._failing[1] != text:
+                    _log.warning("poll.failed", error=text)
+                self._failing = (self._failing[0] if self._failing else time.monotonic(), text)
+                self._health.polled()
+                await asyncio.sleep(_FAILED_PAUSE_SECONDS)
+                continue
+            self._failing = None
+            self._health.polled()
+            for tp, records in batches.items():
+                self._hand_over(tp, records)
+            self._regulate()
+            if time.monotonic() - measured_at > _LAG_SECONDS:
+                measured_at = time.monotonic()
+                self._measure()
+
+    def _hand_over(self, tp: TopicPartition, records: Collection[object]) -> None:
+        lane = self._lanes.get(tp.partition)
+        if lane is None:
+            return
+        for record in records:
+            lane.push(
+                RawRecord(
+                    role=self._roles[tp.topic],
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    offset=record.offset,  # type: ignore[attr-defined]  # aiokafka has no types
+                    timestamp_ms=record.timestamp,  # type: ignore[attr-defined]
+                    key=record.key,  # type: ignore[attr-defined]
+                    value=record.value,  # type: ignore[attr-defined]
+                    headers=tuple(record.headers),  # type: ignore[attr-defined]
+                )
+            )
+
+    def _regulate(self) -> None:
+        """Pauses what is full or not yet owned, and resumes the rest."""
+        assigned: set[TopicPartition] = self._consumer.assignment()
+        wanted = {tp for tp in assigned if self._must_pause(tp)}
+        paused: set[TopicPartition] = self._consumer.paused()
+        if wanted - paused:
+            self._consumer.pause(*(wanted - paused))
+        if (paused & assigned) - wanted:
+            self._consumer.resume(*((paused & assigned) - wanted))
+
+    def _must_pause(self, tp: TopicPartition) -> bool:
+        lane = self._lanes.get(tp.partition)
+        return lane is None or not lane.active or lane.full(self._roles[tp.topic])
+
+    def _measure(self) -> None:
+        self._metrics.owned_partitions(sum(lane.active for lane in self._lanes.values()))
+        for tp in self._consumer.assignment():
+            end = self._consumer.highwater(tp)
+            lane = self._lanes.get(tp.partition)
+            at = lane.next_offset(self._roles[tp.topic]) if lane else None
+            if end is not None and at is not None:
+                self._metrics.consumer_lag(tp.topic, tp.partition, max(0, end - at))
