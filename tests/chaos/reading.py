@@ -87,7 +87,8 @@ def _collect(consumer: Consumer, history: History, stall: float) -> None:
             place = _place(history, message.topic(), message.partition())
             error = message.error()
             if error is None:
-                history.records[place].append(_record(place, message))
+                if message.offset() < history.stable[place]:  # agents that forget ended executions go on writing
+                    history.records[place].append(_record(place, message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 if message.offset() >= history.stable[place]:
                     left.discard(place)
@@ -144,6 +145,7 @@ async def _by_aiokafka(bootstrap: str, history: History, stall: float) -> Record
                         headers=tuple(record.headers),
                     )
                     for record in batch
+                    if record.offset < history.stable[place]
                 ]
             reached = {tp: await consumer.position(tp) for tp in left}
             left = {tp: end for tp, end in left.items() if reached[tp] < end}

@@ -242,6 +242,21 @@ def an_event_is_under_anothers_key(it: Spoiled) -> None:
     it.replace(it.event("chain", "step.started").record, key=b"other")
 
 
+@spoils("readers agree")
+def one_reader_misses_the_newest_state(it: Spoiled) -> None:
+    others = dict(it.history.records)
+    others[STATE, 0] = others[STATE, 0][:-1]
+    it.history.disagreements = histories.compare(it.history, others, "the other")
+
+
+@spoils("readers agree")
+def one_reader_sees_another_value(it: Spoiled) -> None:
+    others = dict(it.history.records)
+    first, *rest = others["events.results", 0]
+    others["events.results", 0] = [replace(first, value=b"{}"), *rest]
+    it.history.disagreements = histories.compare(it.history, others, "the other")
+
+
 # --- contract 4: trails ---
 
 
@@ -620,6 +635,14 @@ def test_what_waits_may_not_be_forgotten(healthy: Rehearsal) -> None:
         it.drop(record)
     found = violations(it.history, it.all.marks, it.all.published, "exactly_once", forgets=True)
     assert [violation.name for violation in found] == ["state is the fold"]
+
+
+def test_compaction_may_come_between_the_two_readings(healthy: Rehearsal) -> None:
+    newest = {record.key: record for record in healthy.history.records[STATE, 0]}
+    others = dict(healthy.history.records)
+    others[STATE, 0] = [record for record in others[STATE, 0] if newest[record.key] is record]
+    assert len(others[STATE, 0]) < len(healthy.history.records[STATE, 0])
+    assert histories.compare(healthy.history, others, "the other") == []
 
 
 def test_a_dead_letter_may_be_repeated_at_least_once(healthy: Rehearsal) -> None:
