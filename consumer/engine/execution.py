@@ -28,6 +28,8 @@ class Execution:
         self.journal = journal
         self.changed = asyncio.Event()
         """Set whenever the state changed; the runner decides again."""
+        self.weight = 0
+        """Bytes of its command as JSON, from when it lives."""
         self._services = services
         self._state = state
         self._flushed = state

@@ -32,6 +32,8 @@ class Ended:
     """The head of its state; None where it is long."""
     at: datetime | None
     """From when on its retention counts; None: it is never over."""
+    answered: bool
+    """Whether its execute command was; else the id is known from other commands only."""
 
 
 class Partition:
@@ -58,7 +60,12 @@ class Partition:
                 self._recent.popitem(last=False)
         head = snapshot.head(state)
         kept = head if len(head) <= _HEAD_BYTES else None
-        self.ended[name] = Ended(kept, state.completed_at or state.updated_at)
+        self.ended[name] = Ended(kept, state.completed_at or state.updated_at, state.status is not None)
+
+    def knows(self, execution_id: str) -> bool:
+        """Whether the execute command of that id was answered."""
+        ended = self.ended.get(execution_id)
+        return execution_id in self.live or (ended is not None and ended.answered)
 
     def recall(self, execution_id: str, *, whole: bool) -> ExecutionState | None:
         """What memory has of an ended execution; with `whole` only where nothing of it is missing.

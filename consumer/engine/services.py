@@ -19,6 +19,8 @@ class Limits:
     """How many executions may run steps at the same time; above it new commands wait on the topic."""
     max_waiting: int = 1000
     """How many executions may wait (approval, backoff, delay) besides."""
+    max_held_bytes: int = 64 * 1024 * 1024
+    """How much the commands of all those may have, as JSON: a large package counts for more than a small one."""
     step_timeout: float = 300.0
     """Of an attempt whose step says nothing."""
     approval_timeout: float = 86_400.0

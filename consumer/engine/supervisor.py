@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import orjson
 import structlog
 from pydantic import ValidationError
 
@@ -23,7 +24,7 @@ from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
 from consumer.ports import Journal, Record, Topic
 from consumer.telemetry.logs import log_execution_end
-from consumer.workflow import answers, attempts
+from consumer.workflow import ahead, answers, attempts
 from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import EventData, Status
@@ -51,6 +52,7 @@ class Supervisor:
         self._group = group
         self._slots = Slots(services.limits.max_executions, self._measure)
         self._live = 0
+        self._held_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._runners: set[Runner] = set()
         self._on_room: Callable[[], None] = lambda: None
@@ -73,7 +75,8 @@ class Supervisor:
     def _measure(self) -> None:
         limits = self._services.limits
         resting = self._slots.resting
-        if self._live - resting >= limits.max_executions or resting >= limits.max_waiting:
+        too_many = self._live - resting >= limits.max_executions or resting >= limits.max_waiting
+        if too_many or self._held_bytes >= limits.max_held_bytes:
             self.room.clear()
         elif not self.room.is_set():
             self.room.set()
@@ -145,6 +148,8 @@ class Supervisor:
         partition.live[execution.execution_id] = execution
         partition.forget(execution.execution_id)
         self._live += 1
+        execution.weight = len(orjson.dumps(execution.state.command))
+        self._held_bytes += execution.weight
         self._measure()
         task = self._group.create_task(self._run(partition, execution), name=f"execution {execution.execution_id}")
         for owner in (partition.tasks, self._tasks):
@@ -165,6 +170,7 @@ class Supervisor:
         finally:
             self._runners.discard(runner)
             self._live -= 1
+            self._held_bytes -= execution.weight
             partition.live.pop(execution.execution_id, None)
             state = execution.known
             if state is not None and partition.journal.alive:
@@ -206,9 +212,13 @@ class Supervisor:
 
     # --- commands ---
 
-    async def take(self, partition: Partition, incoming: Incoming) -> Awaitable[None]:
+    async def take(self, partition: Partition, incoming: Incoming, *, awaited: bool = False) -> Awaitable[None]:
         """Decides what the record leads to and queues that with the record's offset; awaiting the answer waits until
-        it is durable. Call it in the order of the records. Raises OwnershipLost."""
+        it is durable. Call it in the order of the records. Raises OwnershipLost.
+
+        `awaited`: the execution is not known yet, but its execute command seems to wait on the topic. A cancel is kept
+        for it then.
+        """
         content = incoming.content
         if isinstance(content, Unreadable):
             return self._bury(partition, incoming, content)
@@ -217,8 +227,10 @@ class Supervisor:
             return self._bury(partition, incoming, Unreadable(reason="internal", detail=detail))
         execution = await self._find(partition, content)
         try:
-            drafts = self._answer(execution, incoming, content)
+            drafts = self._answer(execution, incoming, content, awaited=awaited)
             execution.stage(*drafts)
+            if any(isinstance(draft, events.ExecutionAccepted) for draft in drafts):
+                execution.stage(*ahead.end(execution.state, execution.now()))
             durable = execution.flush({incoming.topic: incoming.source.offset + 1})
         except OwnershipLost:
             raise
@@ -240,7 +252,9 @@ class Supervisor:
         except ValueError:
             return partition.journal.append([_dead_letter(incoming, content, keep=_KEPT)], offsets)
 
-    def _answer(self, execution: Execution, incoming: Incoming, content: Understood | Refused) -> list[EventData]:
+    def _answer(
+        self, execution: Execution, incoming: Incoming, content: Understood | Refused, *, awaited: bool
+    ) -> list[EventData]:
         state, now, source = execution.known, execution.now(), incoming.source
         if isinstance(content, Refused):
             asked = answers.Asked(kind=content.kind, requested_by=content.requested_by, workflow_id=content.workflow_id)
@@ -256,6 +270,8 @@ class Supervisor:
                     package = None
                 return answers.rollback(state, command, package, source=source, now=now)
             case ControlCommand():
+                if awaited and command.action == "cancel" and (state is None or state.status is None):
+                    return ahead.cancel(state, command, source=source)
                 return answers.control(state, command, source=source, now=now)
 
     def _follow_up(self, partition: Partition, execution: Execution) -> None:

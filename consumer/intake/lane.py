@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
 
+from consumer import tasks
 from consumer.engine.incoming import Incoming, Understood
-from consumer.engine.supervisor import Partition, Supervisor
+from consumer.engine.partition import Partition
+from consumer.engine.supervisor import Supervisor
 from consumer.errors import OwnershipLost, SettingsError
 from consumer.intake.decode import RawRecord, decode
+from consumer.intake.inbox import Inbox
 from consumer.journal.owner import PartitionOwner
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic
@@ -28,12 +30,8 @@ from schemas.commands import ExecuteCommand
 
 _log = structlog.get_logger(__name__)
 
-#: A topic's partition is paused while so much of it waits here (records, bytes).
-QUEUE_RECORDS = 500
-QUEUE_BYTES = 2 << 20
-#: How long a rollback or control command waits for the execute command that it names (seconds): the topics are not
-#: ordered to each other, so that it may be read first although it was sent later.
-_PATIENCE = 2.0
+#: How often it is looked whether the execute command that another command waits for was taken (seconds).
+_LOOK_SECONDS = 0.05
 #: A larger record is decoded in a thread (bytes).
 _INLINE = 64 * 1024
 _SWEEP_SECONDS = 600.0
@@ -68,10 +66,7 @@ class Lane:
         self._new_owner = new_owner
         self._source = source
         self._max_bytes = max_bytes
-        self._queues: dict[CommandTopic, deque[RawRecord]] = {role: deque() for role in CommandTopic}
-        self._bytes = dict.fromkeys(CommandTopic, 0)
-        self._expected: dict[CommandTopic, int] = {}
-        self._deferred: dict[CommandTopic, float] = {}
+        self._inbox = Inbox()
         self._owner: PartitionOwner | None = None
         self._partition: Partition | None = None
         self._held = False
@@ -98,21 +93,18 @@ class Lane:
 
     def full(self, role: CommandTopic) -> bool:
         """Whether more of that topic should not be fetched now."""
-        return len(self._queues[role]) >= QUEUE_RECORDS or self._bytes[role] >= QUEUE_BYTES
+        return self._inbox.full(role)
 
     def push(self, record: RawRecord) -> None:
         """Takes a fetched record. What was taken before, or comes while there is no owner, is left out: the lane seeks
         to where it goes on before it takes any."""
-        if not self.active or record.offset < self._expected.get(record.role, 0):
-            return
-        self._expected[record.role] = record.offset + 1
-        self._queues[record.role].append(record)
-        self._bytes[record.role] += len(record.value or b"")
-        self.wake.set()
+        if self.active:
+            self._inbox.push(record)
+            self.wake.set()
 
     def next_offset(self, role: CommandTopic) -> int | None:
         """The next offset to be fetched; None where that is the topic's beginning, since nothing was ever consumed."""
-        return self._expected.get(role)
+        return self._inbox.next_offset(role)
 
     def hold_steps(self) -> None:
         """No further step begins; those that run come to their end, which is still written."""
@@ -193,6 +185,10 @@ class Lane:
                 _log.warning("partition.lost", partition=self.number, reason=str(error))
             except SettingsError:
                 raise
+            except asyncio.CancelledError:
+                if tasks.is_cancelled():
+                    raise
+                _log.exception("partition.failed", partition=self.number)
             except Exception:
                 _log.exception("partition.failed", partition=self.number)
             failures = 0 if time.monotonic() - began > 2 * _BACKOFF_SECONDS[1] else failures + 1
@@ -215,8 +211,7 @@ class Lane:
         """Restores the partition. What was read is not kept beyond this: the executions that ended are most of it."""
         restored = await owner.open()
         records = {key.decode(errors="replace"): value for key, value in restored.state.items()}
-        self._forget_queues()
-        self._expected.update(await self._source.seek(self.number, restored))
+        self._inbox.expect(await self._source.seek(self.number, restored))
         partition = self._partition = self._supervisor.adopt(owner, snapshot.load_each(records))
         if self._held:
             owner.hold()
@@ -239,13 +234,6 @@ class Lane:
             await self._supervisor.drop(partition)
         raise OwnershipLost(owner.reason or "the owner was lost")
 
-    def _forget_queues(self) -> None:
-        for queue in self._queues.values():
-            queue.clear()
-        self._bytes = dict.fromkeys(CommandTopic, 0)
-        self._expected.clear()
-        self._deferred.clear()
-
     async def _sweep(self, partition: Partition) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the partitions
@@ -267,34 +255,24 @@ class Lane:
                 await self._nothing_to_do()
                 continue
             incoming = await self._decoded(record)
-            if self._too_early(partition, record, incoming):
+            unknown = self._unknown(partition, incoming)
+            if unknown is not None and self._may_wait(record, unknown):
                 continue
+            awaited = unknown is not None and self._may_come(unknown)
             await owner.backlog()
-            await self._supervisor.take(partition, incoming)
-            self._done(record)
+            await self._supervisor.take(partition, incoming, awaited=awaited)
+            self._inbox.done(record)
+            await asyncio.sleep(0)  # neither of these need have waited, and other partitions have commands too
 
     def _next(self) -> RawRecord | None:
         """The oldest record that may be taken: execute commands wait while the agent is full, others never."""
         if self._refusing:
             return None
-        now = time.monotonic()
-        heads = [
-            queue[0]
-            for role, queue in self._queues.items()
-            if queue
-            and (role is not CommandTopic.EXECUTE or self._supervisor.room.is_set())
-            and not self._put_off(role, now)
-        ]
-        return min(heads, key=lambda record: record.timestamp_ms, default=None)
-
-    def _put_off(self, role: CommandTopic, now: float) -> bool:
-        """Whether that topic's head waits for its execute command, and another topic has something to take first."""
-        until = self._deferred.get(role)
-        return until is not None and now < until
+        return self._inbox.head(room=self._supervisor.room.is_set())
 
     async def _nothing_to_do(self) -> None:
         try:
-            async with asyncio.timeout(0.05 if self._deferred else None):
+            async with asyncio.timeout(_LOOK_SECONDS if self._inbox.waits else None):
                 await self.wake.wait()
         except TimeoutError:
             return
@@ -304,30 +282,27 @@ class Lane:
             return decode(record, self._max_bytes)
         return await asyncio.to_thread(decode, record, self._max_bytes)
 
-    def _too_early(self, partition: Partition, record: RawRecord, incoming: Incoming) -> bool:
-        """Whether the command names an execution that is not known yet; it is given a little time to appear."""
+    def _unknown(self, partition: Partition, incoming: Incoming) -> str | None:
+        """The execution that a rollback or control command names, where that is not known."""
         content = incoming.content
         if not isinstance(content, Understood) or isinstance(content.command, ExecuteCommand):
-            return False
+            return None
         name = content.execution_id
-        if name in partition.live or name in partition.ended:
-            return False
-        if record.role in self._deferred and not self._may_come(name):
-            return False
-        self._deferred[record.role] = time.monotonic() + _PATIENCE
-        return True
+        return None if partition.knows(name) else name
+
+    def _may_wait(self, record: RawRecord, execution_id: str) -> bool:
+        """Whether the command is given time for its execution to appear.
+
+        While the agent is full that may take for ever, and the commands behind it may be what makes room: then none
+        waits for longer than any.
+        """
+        if self._inbox.put_off(record.role):
+            return True
+        if self._supervisor.room.is_set() and self._inbox.holds(execution_id):
+            self._inbox.put_off_again(record.role, _LOOK_SECONDS)
+            return True
+        return False
 
     def _may_come(self, execution_id: str) -> bool:
-        """Whether the execute command of that name seems to wait here, because the agent is full."""
-        if self._supervisor.room.is_set():
-            return False
-        name = execution_id.encode()
-        queue = self._queues[CommandTopic.EXECUTE]
-        return any(record.key == name or name in (record.value or b"") for record in queue)
-
-    def _done(self, record: RawRecord) -> None:
-        self._queues[record.role].popleft()
-        self._bytes[record.role] -= len(record.value or b"")
-        self._deferred.pop(record.role, None)
-        if record.role is CommandTopic.EXECUTE:
-            self._deferred = dict.fromkeys(self._deferred, 0.0)  # it may have been what others wait for
+        """Whether the execute command of that name waits here, or may wait on the topic, of which more is there."""
+        return self._inbox.full(CommandTopic.EXECUTE) or self._inbox.holds(execution_id)

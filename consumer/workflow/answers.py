@@ -210,7 +210,7 @@ def control(state: ExecutionState | None, command: ControlCommand, *, source: So
 
 def _approve(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
     if state.approved_by is not None:
-        return [_duplicate(state, command, source)]
+        return [duplicate(state, command, source)]
     if state.status is not Status.AWAITING_APPROVAL:
         return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
     if not command.requested_by:
@@ -222,7 +222,8 @@ def _approve(state: ExecutionState, command: ControlCommand, source: Source, now
     return [events.ExecutionApproved(approved_by=command.requested_by, reason=command.reason, source=source)]
 
 
-def _duplicate(state: ExecutionState, command: ControlCommand, source: Source) -> events.CommandDuplicate:
+def duplicate(state: ExecutionState, command: ControlCommand, source: Source) -> events.CommandDuplicate:
+    """The command was answered before."""
     return events.CommandDuplicate(
         command="control",
         action=command.action,
@@ -243,17 +244,9 @@ def _reject(state: ExecutionState, command: ControlCommand, source: Source, now:
 
 def _cancel(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
     if state.cancel is not None and not state.over:
-        return [_duplicate(state, command, source)]
+        return [duplicate(state, command, source)]
     if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
-        return [
-            events.ExecutionCancelled(
-                **result_fields(state, now),
-                cancelled_by=command.requested_by,
-                reason=command.reason,
-                error=Failure(type="cancelled", message="cancelled before it began"),
-                error_message="cancelled before it began",
-            )
-        ]
+        return [cancelled_unbegun(state, command.requested_by, command.reason, now)]
     if state.status is Status.RUNNING:
         return [
             events.ExecutionCancelling(
@@ -263,6 +256,19 @@ def _cancel(state: ExecutionState, command: ControlCommand, source: Source, now:
     if state.status is Status.ROLLING_BACK or state.rollback_follows:
         return "the rollback runs; it can't be cancelled, or the target would stay half changed"
     return f"execution {state.execution_id} has ended: it is {state.status}"
+
+
+def cancelled_unbegun(
+    state: ExecutionState, requested_by: str | None, reason: str | None, now: datetime
+) -> events.ExecutionCancelled:
+    """The end of an execution that was cancelled before it began."""
+    return events.ExecutionCancelled(
+        **result_fields(state, now),
+        cancelled_by=requested_by,
+        reason=reason,
+        error=Failure(type="cancelled", message="cancelled before it began"),
+        error_message="cancelled before it began",
+    )
 
 
 def rollback(

@@ -12,6 +12,7 @@ from consumer.engine.partition import Partition
 from schemas import snapshot
 from schemas.execution import ExecutionState, StepState, StepStatus
 from tests.support.engine_house import house, package, probe_module, step
+from tests.support.eventually import eventually
 from tests.support.memory_journal import MemoryJournal
 
 
@@ -67,6 +68,8 @@ def test_an_id_known_from_refused_commands_only_is_never_read_again() -> None:
     for number in range(200):
         partition.remember(ended(f"e{number}"))
     assert partition.recall("refused", whole=True) is not None
+    assert not partition.knows("refused")
+    assert partition.knows("e0")
 
 
 def test_a_state_made_of_its_head_does_not_take_the_place_of_the_whole_one() -> None:
@@ -113,3 +116,18 @@ async def test_duplicates_and_refusals_of_what_ended_long_ago_are_answered_witho
         assert h.names()[-3:] == ["command.duplicate", "command.rejected", "execution.rejected"]
         assert h.kept().steps == before.steps  # what was written again lost nothing
         assert h.kept().undo.keys() == {"a"}
+
+
+async def test_large_packages_leave_room_for_fewer_executions(probe: Any) -> None:
+    async with house(probe, max_held_bytes=10_000) as h:
+        await h.execute(package(step("a", {"wait": True})), "small")
+        await h.runs("a", "small")
+        assert h.supervisor.room.is_set()
+        await h.execute(package(step("a", {"wait": True}), description="x" * 10_000), "large")
+        await h.runs("a", "large")
+        assert not h.supervisor.room.is_set()
+        probe.seen["large"].release["a"].set()
+        await h.over("large")
+        await eventually(h.supervisor.room.is_set)
+        probe.seen["small"].release["a"].set()
+        await h.over("small")

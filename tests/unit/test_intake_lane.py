@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.adapters.delay import DelayAdapter
@@ -16,8 +17,10 @@ from consumer.clock import SystemClock
 from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import Supervisor, supervising
 from consumer.errors import OwnershipLost
+from consumer.intake import inbox
 from consumer.intake.decode import RawRecord
-from consumer.intake.lane import QUEUE_RECORDS, Lane
+from consumer.intake.inbox import QUEUE_RECORDS
+from consumer.intake.lane import Lane
 from consumer.journal.owner import Stats, Trouble
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic, Journal, Record, Topic
@@ -253,18 +256,58 @@ async def test_a_state_that_can_not_be_read_hides_no_other_and_its_commands_are_
         assert dict(dead.headers)["wpk-reason"] == b"internal"
 
 
-async def test_a_cancel_for_a_command_that_waits_for_room_waits_with_it() -> None:
+async def test_a_cancel_for_a_command_that_waits_for_room_is_kept_for_it() -> None:
     async with bench(Limits(max_executions=1, max_waiting=1)) as b:
         b.execute(0, "first", "1h", at=1)
         await b.until("first", "step.started")
         await eventually(lambda: not b.supervisor.room.is_set())
         b.execute(1, "second", "1h", at=2)
         b.cancel(0, "second", at=3)
-        await asyncio.sleep(2.5)  # longer than an unknown id is waited for
-        assert b.names("second") == []
-        b.push(CommandTopic.ROLLBACK, 0, {"execution_id": "first", "force": True}, at=4)
+        await b.until("second", "execution.cancelling")
+        b.cancel(1, "second", at=4)
+        await b.until("second", "command.duplicate")
+        b.owner.kill("a write failed")  # the next owner finds it in the log
+        await eventually(lambda: len(b.owners) == 2 and b.lane.active)
+        b.execute(1, "second", "1h", at=2)
+        b.cancel(2, "first", at=5)
         await b.until("second", "execution.cancelled")
-        assert "command.rejected" not in b.names("second")
+        assert b.names("second") == [
+            "execution.cancelling",
+            "command.duplicate",
+            "execution.accepted",
+            "execution.cancelled",
+        ]
+
+
+async def test_what_makes_room_is_not_held_up_by_commands_for_what_has_no_room() -> None:
+    async with bench(Limits(max_executions=1, max_waiting=1)) as b:
+        b.execute(0, "first", "1h", at=1)
+        await b.until("first", "step.started")
+        await eventually(lambda: not b.supervisor.room.is_set())
+        b.execute(1, "second", "0s", at=2)
+        b.push(CommandTopic.CONTROL, 0, {"execution_id": "second", "action": "approve", "requested_by": "bob"}, at=3)
+        b.cancel(1, "first", at=4)
+        await b.until("second", "execution.completed")
+        assert b.names("second")[:2] == ["command.rejected", "execution.rejected"]
+
+
+async def test_many_commands_for_ids_that_never_appear_wait_at_the_same_time() -> None:
+    async with bench() as b:
+        for number in range(200):
+            b.cancel(number, f"e{number}")
+        await b.until("e199", "command.rejected")  # one after the other they would take 400 s
+
+
+async def test_a_command_waits_for_an_execute_command_that_is_about_to_be_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox, "PATIENCE", 0.0)
+    async with bench() as b:
+        for number in range(100):
+            b.execute(number, f"e{number}", "1h", at=number)
+        b.cancel(0, "e99", at=0)
+        await b.until("e99", "execution.cancelled")
+        assert "command.rejected" not in b.names("e99")
 
 
 async def test_a_topic_is_full_when_its_queue_is() -> None:
@@ -321,3 +364,19 @@ async def test_a_lane_that_refuses_takes_no_command_any_more() -> None:
         b.lane.wake.set()
         await b.lane.written()
         assert b.names("second") == []
+
+
+async def test_a_cancellation_by_the_kafka_client_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[int] = []
+    seek = Sought.seek
+
+    async def seek_later(self: Sought, partition: int, restored: Restored) -> Mapping[CommandTopic, int]:
+        if not cancelled:
+            cancelled.append(partition)
+            raise asyncio.CancelledError
+        return await seek(self, partition, restored)
+
+    monkeypatch.setattr(Sought, "seek", seek_later)
+    async with bench() as b:
+        await eventually(lambda: b.lane.active)
+    assert cancelled == [0]
