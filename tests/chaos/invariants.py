@@ -1,7 +1,7 @@
 """What must hold when all is quiet, whatever was struck: `violations` is pure, and empty where every promise was kept.
 
-`python -m tests.chaos.invariants DIRECTORY [MODE]` checks what a chapter has kept: history.jsonl, published.jsonl, and marks (in it
-or below).
+`python -m tests.chaos.invariants DIRECTORY [MODE]` checks what a chapter has kept: history.jsonl, published.jsonl, and the file
+of marks, in it or below.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
     directory, mode = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "exactly_once"
     found = violations(
         history.load(directory / "history.jsonl"),
-        marks.read(next(directory.rglob("marks"))),
+        marks.read(next(file for file in directory.rglob("marks") if file.is_file())),
         published.load(directory / "published.jsonl"),
         "at_least_once" if mode == "at_least_once" else "exactly_once",
     )
