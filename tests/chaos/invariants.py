@@ -1,7 +1,7 @@
 """What must hold when all is quiet, whatever was struck: `violations` is pure, and empty where every promise was kept.
 
-`python -m tests.chaos.invariants DIRECTORY [MODE]` checks what a chapter has kept: history.jsonl, published.jsonl, and the file
-of marks, in it or below.
+`python -m tests.chaos.invariants DIRECTORY [MODE]` checks again what a chapter has kept: history.jsonl, published.jsonl
+and the file of marks, in it or below.
 """
 
 from __future__ import annotations
