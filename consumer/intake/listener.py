@@ -39,6 +39,9 @@ _POLL_MS = 100
 _REVOKE_GRACE = 2.0
 _LEAVE_SECONDS = 5.0
 _UNWRITTEN = "what ended last is in doubt for the next owner"
+#: So often, with such pauses (seconds), a topic's end is asked for before it is believed to have become shorter.
+_END_QUESTIONS = 6
+_END_PAUSE_SECONDS = 1.0
 #: How often it is looked whether something hangs.
 _LOOK_SECONDS = 2.0
 #: What is repeatable and quick comes to its end in that time; what only waits does not hold up a stop for longer.
@@ -161,6 +164,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         try:
             while True:
                 await asyncio.wait([polling], timeout=_LOOK_SECONDS)
+                if polling.cancelled():
+                    return self._member.broken() or "a poll was cancelled by the Kafka client"
                 if polling.done():
                     polling.result()
                 reason = self._member.broken()
@@ -274,9 +279,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             number,
             supervisor=self._supervisor,
             # A membership for each writer: it is bound to the member id that the agent has when the writer begins.
-            new_owner=lambda: self._factory.owner(
-                number, lambda: GroupMembership(self._member.consumer, self._names, number)
-            ),
+            new_owner=lambda: self._factory.owner(number, lambda: self._membership(number)),
             source=self,
             max_bytes=self._options.max_command_bytes,
         )
@@ -321,13 +324,16 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         """Whether the topic has become shorter than what was consumed of it: it was made anew, or lost records.
 
         Then all that is there is taken: ids make a repetition harmless, a command that is passed over is lost. The
-        embedded broker can't be asked where a topic ends.
+        embedded broker can't be asked where a topic ends. A leader that was elected just now may not know yet how far
+        the topic was committed, and tells an end that is too low (KIP-207): it is asked again before it is believed.
         """
         if self._factory.mode != "exactly_once":
             return False
-        end: int = (await self._member.consumer.end_offsets([tp]))[tp]
-        if offset <= end:
-            return False
+        for _ in range(_END_QUESTIONS):
+            end: int = (await self._member.consumer.end_offsets([tp]))[tp]
+            if offset <= end:
+                return False
+            await asyncio.sleep(_END_PAUSE_SECONDS)
         _log.error("commands.topic_shorter", topic=tp.topic, partition=tp.partition, expected=offset, end=end)
         return True
 
