@@ -283,6 +283,8 @@ class ExecutionCancelled(ExecutionResult):
     status: Status = Status.CANCELLED
     cancelled_by: str | None = None
     reason: str | None = None
+    source: Source | None = None
+    """Where the cancel lies, if this event is its answer: there was nothing to be stopped."""
 
 
 class ExecutionRejected(ExecutionResult):
@@ -292,6 +294,8 @@ class ExecutionRejected(ExecutionResult):
     status: Status = Status.REJECTED
     errors: tuple[Problem, ...] = ()
     command: CommandKind | None = None
+    source: Source | None = None
+    """Where the command lies that refused the approval, if this event is its answer."""
 
 
 class ExecutionRolledBack(ExecutionResult):

@@ -191,18 +191,15 @@ class Supervisor:
             first = first.exceptions[0]
         failure = Failure(type="internal", message=f"the agent failed: {type(first).__name__}: {str(first)[:500]}")
         phase: events.Phase = "rollback" if state.status is Status.ROLLING_BACK else "run"
-        fields = answers.result_fields(state, execution.now())
-        ending: dict[str, object] = {"error": failure, "error_message": failure.message}
-        drafts: list[EventData] = [
+        failed = [
             events.StepFailed(step=s.step, adapter=s.adapter, phase=phase, attempt=s.attempt, error=failure)
             for s in attempts.in_doubt(state, phase)
         ]
-        if phase == "rollback":
-            drafts.append(events.ExecutionRollbackFailed(**fields, **ending))
-        else:
-            drafts.append(events.ExecutionFailed(**fields, **ending))
+        result = events.ExecutionRollbackFailed if phase == "rollback" else events.ExecutionFailed
         try:
-            execution.stage(*drafts)
+            execution.stage(*failed)  # first, so that the result tells of these steps what the trail does
+            fields = answers.result_fields(execution.state, execution.now())
+            execution.stage(result(**fields, error=failure, error_message=failure.message))
             await execution.flush()
         except OwnershipLost:
             _log.info("execution.left", reason="the partition's owner is lost; its next owner goes on")

@@ -172,6 +172,7 @@ def rejection(
     command: CommandKind | None = None,
     requested_by: str | None = None,
     code: str = "rejected",
+    source: Source | None = None,
 ) -> events.ExecutionRejected:
     """The result with status `rejected`."""
     errors = bounded(errors)
@@ -186,6 +187,7 @@ def rejection(
         requested_by=requested_by or (state.requested_by if state else None),
         approved_by=state.approved_by if state else None,
         wpk_digest=state.wpk_digest if state else None,
+        source=source,
     )
 
 
@@ -239,14 +241,14 @@ def _reject(state: ExecutionState, command: ControlCommand, source: Source, now:
     who = command.requested_by or "somebody who gave no name"
     why = f": {command.reason}" if command.reason else ""
     problem = Problem(path="approval", message=f"rejected by {who}{why}")
-    return [rejection(state, [problem], now=now, code="approval_rejected")]
+    return [rejection(state, [problem], now=now, code="approval_rejected", source=source)]
 
 
 def _cancel(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
     if state.cancel is not None and not state.over:
         return [duplicate(state, command, source)]
     if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
-        return [cancelled_unbegun(state, command.requested_by, command.reason, now)]
+        return [cancelled_unbegun(state, command.requested_by, command.reason, now, source)]
     if state.status is Status.RUNNING:
         return [
             events.ExecutionCancelling(
@@ -259,13 +261,14 @@ def _cancel(state: ExecutionState, command: ControlCommand, source: Source, now:
 
 
 def cancelled_unbegun(
-    state: ExecutionState, requested_by: str | None, reason: str | None, now: datetime
+    state: ExecutionState, requested_by: str | None, reason: str | None, now: datetime, source: Source | None = None
 ) -> events.ExecutionCancelled:
-    """The end of an execution that was cancelled before it began."""
+    """The end of an execution that was cancelled before it began; with `source` it answers the cancel there."""
     return events.ExecutionCancelled(
         **result_fields(state, now),
         cancelled_by=requested_by,
         reason=reason,
+        source=source,
         error=Failure(type="cancelled", message="cancelled before it began"),
         error_message="cancelled before it began",
     )

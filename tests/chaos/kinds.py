@@ -25,11 +25,6 @@ class Message:
     answers: tuple[str, ...]
     """See `published.Command`."""
 
-    @property
-    def asker(self) -> str | None:
-        """Who asks for it."""
-        return self.body.get("requested_by") if isinstance(self.body, dict) else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUp:

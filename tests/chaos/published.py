@@ -46,8 +46,6 @@ class Command:
     key: str | None
     answers: tuple[str, ...]
     """What may answer it: accepted, duplicate, rejected, dead, approved, cancelling, rolling_back, ended."""
-    asker: str | None
-    """Who asks; of a control command nobody else."""
     digest: str
     """The SHA-256 of its value."""
 

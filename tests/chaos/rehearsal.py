@@ -109,7 +109,6 @@ class _Stage:
             role=message.role,
             key=message.key,
             answers=message.answers,
-            asker=message.asker,
             digest=digest(value),
         )
         self.published.command(command)

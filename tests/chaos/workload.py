@@ -53,22 +53,9 @@ class _Seen:
     ended: dict[str, int] = field(default_factory=dict)
     """The number of the newest event after which nothing follows."""
     answered: set[Place] = field(default_factory=set)
-    askers: set[str] = field(default_factory=set)
-    """Who asked for what ended an execution before it began: such an end does not say where the command lies."""
 
     def unfinished(self) -> Iterator[str]:
         return (name for name, seq in self.begun.items() if self.ended.get(name, 0) < seq)
-
-
-def askers(name: str, data: Json) -> set[str]:
-    """By whose command the execution ended before it began, where the event is such an end."""
-    if name == "execution.cancelled":
-        return {data["cancelled_by"]} if "cancelled_by" in data else set()
-    if name != "execution.rejected":
-        return set()
-    prefix = "rejected by "
-    refusals = (error["message"] for error in data.get("errors", ()) if error["path"] == "approval")
-    return {message.removeprefix(prefix).split(":")[0] for message in refusals if message.startswith(prefix)}
 
 
 class Load:
@@ -159,11 +146,7 @@ class Load:
             raise RuntimeError("the load's thread has ended") from self.failure
         with self._lock:
             places = {(a.topic, a.partition, a.offset): a.command for a in self.published.acknowledged}
-            unanswered = [
-                place
-                for place, number in places.items()
-                if place not in self._seen.answered and not self._answered_without_place(number)
-            ]
+            unanswered = [place for place in places if place not in self._seen.answered]
             return Open(
                 unacknowledged=tuple(sorted(self._sending)),
                 unanswered=tuple(sorted(unanswered)),
@@ -245,7 +228,6 @@ class Load:
                     role=message.role,
                     key=message.key,
                     answers=message.answers,
-                    asker=message.asker,
                     digest=digest(value),
                 )
             )
@@ -307,7 +289,6 @@ class Load:
             if "source" in data:
                 source = data["source"]
                 seen.answered.add((source["topic"], source["partition"], source["offset"]))
-            seen.askers |= askers(name, data)
             if name in _BEGINS:
                 seen.begun[execution] = max(seen.begun.get(execution, 0), seq)
             if self._is_end(name, data):
@@ -331,10 +312,6 @@ class Load:
                     continue
                 self._followed.add((data["execution_id"], index))
             self._send(drawn.plan.number, follow.message)
-
-    def _answered_without_place(self, number: int) -> bool:
-        command = self.published.commands[number]
-        return "ended" in command.answers and command.asker in self._seen.askers
 
     def _unsent(self) -> Iterator[int]:
         """Follow-ups on an end: they are certain to come. Others may find that it is too late."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from tests.chaos.history import DEAD, EVENTS, Record
 from tests.chaos.published import Command, digest
 from tests.chaos.view import Event, Finding, View, rule
-from tests.chaos.workload import askers
 
 Answer = Event | Record
 _ANSWERS = {
@@ -51,8 +50,6 @@ def command_answered_once(view: View) -> Iterator[Finding]:
     for record, command in view.commands:
         place = (view.history.topic(record.role), record.partition, record.offset)
         found = answers.pop(place, [])
-        if command is not None and not found:
-            found = _without_place(view, command)
         what = f"{record.place} (execution {_execution(view, record, command)})"
         dead = sum(isinstance(answer, Record) for answer in found)
         repeated = not view.exact and dead == len(found)
@@ -82,12 +79,6 @@ def _answers(view: View) -> dict[tuple[str, int, int], list[Answer]]:
         if None not in place:
             answers[str(place[0]), int(place[1] or 0), int(place[2] or 0)].append(record)
     return answers
-
-
-def _without_place(view: View, command: Command) -> list[Answer]:
-    """Ends that don't say which record asked for them, but who did."""
-    trail = view.trails.get(view.published.plans[command.plan].execution_id or "", [])
-    return [event for event in trail if command.asker in askers(event.name, event.data)]
 
 
 def _told(answer: Answer) -> str:
