@@ -186,7 +186,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         tell.started.set()
         watching = health.watch_loop(vitals, metrics, tell.beat)
         async with _beside(watching), _beside(_tell_ready(listener, stages, tell.ready)):
-            await guard.run(listener.run(guard.stop, settings.shutdown_grace), "listener")
+            await guard.run(listener.run(guard.stop, settings.shutdown_grace, guard), "listener")
     _log.info("agent.stopped")
 
 
@@ -324,6 +324,7 @@ def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics, s
             approval_timeout=settings.approval_timeout,
             state_retention=settings.state_retention,
             max_output_bytes=settings.max_output_bytes,
+            max_log_bytes=settings.max_log_bytes,
         ),
     )
 

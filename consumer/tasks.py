@@ -27,8 +27,13 @@ class Guard:
         """Awaits the work, which may only end after `stop` is set. Never raises but when it is cancelled."""
         try:
             await work
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            _log.error("task.ended", task=name)
+            self.fail(RuntimeError(f"{name} was given a cancellation that nobody had asked for"))
         except Exception as error:
-            _log.exception("task.failed", task=name)
+            _log.exception("task.failed", task=name, reason=f"{type(error).__name__}: {error}")
             self.fail(error)
         else:
             if not self.stop.is_set():
@@ -44,6 +49,13 @@ class Guard:
         """Raises what was kept, if anything."""
         if self.failure is not None:
             raise self.failure
+
+
+def is_cancelled() -> bool:
+    """Whether the present task itself is to end. A CancelledError alone may come from what it awaited: aiokafka hands
+    on that a task of its own was cancelled, and a task group takes such an end for a wanted one."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[object]) -> None:

@@ -111,9 +111,13 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         seconds = time.monotonic() - oldest.since
         return f"Kafka has not taken the writes of {len(troubles)} partitions for {seconds:.0f}s: {oldest.reason}"
 
-    async def run(self, stop: asyncio.Event, grace: float) -> None:
-        """Consumes until `stop`, then stops in stages within `grace` seconds. Raises what made it stop by itself."""
-        guard = self._guard = tasks.Guard(stop)
+    async def run(self, stop: asyncio.Event, grace: float, guard: tasks.Guard | None = None) -> None:
+        """Consumes until `stop`, then stops in stages within `grace` seconds.
+
+        What made it stop by itself is for the guard to tell; without one it is raised.
+        """
+        own = tasks.Guard(stop)
+        guard = self._guard = guard or own
         self._member = self._new_member()
         try:
             async with asyncio.TaskGroup() as group:
@@ -129,7 +133,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                 self._stages.enter(Stage.LEAVING)
                 within = self._stages.left(Stage.LEAVING)
             await asyncio.shield(self._member.leave(within))
-        guard.check()
+        own.check()
 
     def _new_member(self) -> Member:
         group = self._factory.identity.group
@@ -357,10 +361,10 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             await supervisor.quiet(stages.left(Stage.INTERRUPTING))
         stages.enter(Stage.FLUSHING, running=supervisor.running)
         written = await self._written(stages.left(Stage.FLUSHING) / 2)
-        ending = [*self._tasks.values(), *self._leaving.values()]
+        ending = [*self._tasks.values(), *self._leaving.values()]  # the latter end already: don't disturb them
         for lane in self._lanes.values():
             lane.end_within(stages.left(Stage.FLUSHING) / 2 if written else 0.0)
-        for task in ending:
+        for task in self._tasks.values():
             task.cancel()
         if ending:
             await asyncio.wait(ending, timeout=stages.left(Stage.FLUSHING))

@@ -107,3 +107,27 @@ async def test_an_error_on_the_way_out_is_logged() -> None:
 
 async def test_cancelling_nothing_is_done_at_once() -> None:
     await cancel_and_wait()
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
+    """As of a library that hands on that a task of its own was cancelled."""
+
+    async def library() -> None:
+        raise asyncio.CancelledError
+
+    guard = Guard(asyncio.Event())
+    await guard.run(library(), "work")
+    assert guard.stop.is_set()
+    with pytest.raises(RuntimeError, match="work was given a cancellation that nobody had asked for"):
+        guard.check()
+
+
+async def test_a_cancellation_that_was_asked_for_is_none() -> None:
+    guard = Guard(asyncio.Event())
+    task = asyncio.create_task(guard.run(asyncio.Event().wait(), "work"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    guard.check()
+    assert not guard.stop.is_set()

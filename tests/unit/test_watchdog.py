@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from consumer.cli.execute import execute
+from consumer.cli.options import Options
+from consumer.errors import Hung
 from consumer.telemetry.watchdog import HUNG, Watchdog
 from tests.support.eventually import eventually
 
@@ -73,6 +76,14 @@ def test_the_process_ends_with_one_line_that_has_the_reason() -> None:
     (line,) = done.stderr.splitlines()
     said = json.loads(line)
     assert (said["event"], said["reason"], said["exit_code"]) == ("agent.hung", "it hung", HUNG)
+
+
+def test_an_agent_that_could_not_mend_itself_ends_with_the_same_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def hang(options: Options) -> int:
+        raise Hung("partition 3 hangs")
+
+    assert execute(hang, Options()) == HUNG
+    assert capsys.readouterr().err == "partition 3 hangs\n"
 
 
 def test_the_watch_leaves_no_thread_behind() -> None:
