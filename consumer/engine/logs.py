@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from itertools import groupby
 
 from consumer.engine.execution import Execution
@@ -17,10 +18,12 @@ BATCH_LINES = 500
 BATCH_BYTES = 64 * 1024
 BATCH_AGE = 0.1
 _MAX_LINE = 32 * 1024
+#: So many batches of one attempt may wait to be written: all others of its partition wait behind them.
+_UNDER_WAY = 16
 
 
 class StepLog:
-    """Takes an attempt's lines. Memory is bounded: `write` waits while the journal has more queued than is good."""
+    """Takes an attempt's lines. What is queued is bounded: `write` waits for the journal, and so does who prints."""
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class StepLog:
         self._lines: list[tuple[Stream, LogLine]] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._under_way: deque[Awaitable[None]] = deque(maxlen=_UNDER_WAY)
         self.closed = False
         """Set when the attempt has its end; what comes later is dropped."""
 
@@ -55,6 +59,8 @@ class StepLog:
         self._left -= size
         self._add(stream, self._mask(text), size)
         if len(self._lines) >= BATCH_LINES or self._bytes >= BATCH_BYTES:
+            if len(self._under_way) == _UNDER_WAY:
+                await self._under_way[0]
             self.publish()
             await self._execution.journal.backlog()
 
@@ -89,7 +95,7 @@ class StepLog:
                     lines=tuple(line for _, line in group),
                 )
             )
-        self._execution.flush()
+        self._under_way.append(self._execution.flush())
 
     def close(self) -> None:
         """Writes the rest, and says how much was dropped."""

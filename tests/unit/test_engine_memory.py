@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from consumer.clock import SystemClock
+from consumer.engine.execution import Execution
+from consumer.engine.logs import StepLog
 from consumer.engine.partition import Partition
+from consumer.engine.services import Services
+from consumer.telemetry.metrics import Metrics
 from schemas import snapshot
+from schemas.events import Status
 from schemas.execution import ExecutionState, StepState, StepStatus
 from tests.support.engine_house import house, package, probe_module, step
 from tests.support.eventually import eventually
@@ -35,6 +43,20 @@ def ended(name: str, **fields: Any) -> ExecutionState:
         "undo": {"a": {"before": 1}},
     }
     return ExecutionState(execution_id=name, **(whole | fields))
+
+
+def services() -> Services:
+    async def no_secrets(names: object) -> dict[str, str]:
+        return {}
+
+    return Services(
+        agent="tester",
+        clock=SystemClock(),
+        adapters={},
+        secrets=no_secrets,
+        metrics=Metrics(CollectorRegistry()),
+        draw=random.random,
+    )
 
 
 def test_what_ended_long_ago_is_known_by_its_head_and_what_is_missing_shows() -> None:
@@ -131,3 +153,33 @@ async def test_large_packages_leave_room_for_fewer_executions(probe: Any) -> Non
         await eventually(h.supervisor.room.is_set)
         probe.seen["small"].release["a"].set()
         await h.over("small")
+
+
+async def test_a_step_that_prints_without_end_waits_so_that_others_are_not_behind_all_that_it_printed() -> None:
+    journal = MemoryJournal()
+    journal.stall()
+    state = ExecutionState(execution_id="e1", status=Status.RUNNING, seq=1)
+    log = StepLog(
+        Execution("e1", state, journal, services()),
+        step="a",
+        phase="run",
+        attempt=1,
+        mask=str,
+        max_bytes=1 << 30,
+    )
+    printed = 0
+
+    async def print_all() -> None:
+        nonlocal printed
+        for _ in range(10_000):
+            await log.write("stdout", "x" * 1000)
+            printed += 1
+
+    task = asyncio.create_task(print_all())
+    await eventually(lambda: journal.appended == 16)
+    await asyncio.sleep(0.3)  # longer than a batch becomes old
+    assert journal.appended <= 17
+    assert printed < 2000
+    task.cancel()
+    await asyncio.wait([task])
+    journal.kill()
