@@ -165,7 +165,9 @@ class Settings(BaseModel):
     """How many executions may run steps at the same time; more wait on the topic, where they cost nothing. Each may
     start processes, so that more than a few dozen per core is seldom of use."""
     max_waiting: int = Field(default=1000, ge=1, le=1_000_000)
-    """How many executions may wait besides (for approval, a backoff, a delay). Each takes a few kilobytes of memory."""
+    """How many executions may wait besides (for approval, a backoff, a delay). Each takes about 20 KB of memory, and
+    several times its package's size; when the packages of all that have not ended come to 64 MB, more wait on the topic
+    too."""
     step_timeout: Positive = 300.0
     """Longest time for one attempt of a step that names no `timeout` itself."""
     approval_timeout: Positive = 86_400.0
@@ -186,6 +188,9 @@ class Settings(BaseModel):
     whole, and brokers take records of 1 MB unless told otherwise."""
     max_output_bytes: Annotated[Size, Field(ge=1024, le=10_000_000)] = 256 * 1024
     """Largest output of one step in events and state; the rest is cut with a mark, and whole in the log topic."""
+    max_log_bytes: Annotated[Size, Field(ge=1024, le=10_000_000_000)] = 64 * 1024 * 1024
+    """How much one attempt of a step may write to the log topic; the rest is counted and dropped, and the log says so.
+    The default holds a long build; a step that prints without end fills no disk."""
 
     sandbox: Annotated[Literal["required", "preferred", "off"], BeforeValidator(_sandbox)] = "required"
     """Shell steps: required refuses them where no sandbox can be made, preferred runs them without one and says so, off

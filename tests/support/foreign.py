@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,21 @@ class ForeignUser:
         error, message = told[0]
         assert error is None, error
         return message.partition(), message.offset()
+
+    def publish_all(self, topic: str, bodies: Iterable[tuple[str, object]]) -> None:
+        """Commands by their keys, all at once; returns when the broker has them."""
+        refused: list[Any] = []
+
+        def told(error: Any, _message: Message) -> None:
+            if error is not None:
+                refused.append(error)
+
+        for key, body in bodies:
+            name = f"{self._prefix}.commands.{topic}"
+            self._producer.produce(name, json.dumps(body).encode(), key=key, on_delivery=told)
+            self._producer.poll(0)
+        assert self._producer.flush(PATIENCE) == 0, "the broker did not take the commands"
+        assert not refused, refused[0]
 
     def read(self) -> None:
         """Takes in what has come."""
