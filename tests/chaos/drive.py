@@ -273,6 +273,10 @@ class _Chapter:
         result.agents += len(logs)
         result.deaths += len(agents.deaths)
         result.ended_by_itself += [f"{d.agent} with {d.code} (chapter {self._rounds.start})" for d in _alone(agents)]
+        for death in _alone(agents):
+            log = self._directory / f"{death.agent}.log"
+            if death.code and "Traceback" in log.read_text(errors="replace"):
+                self._violation("agents end in order", f"{death.agent} crashed with {death.code}", str(log))
         result.warnings += report.warnings_in(logs)
         for place in agents.places.values():
             result.points.update(hit["point"] for hit in place.points_hit())

@@ -190,16 +190,18 @@ def takeover_told(view: View) -> Iterator[Finding]:
 @rule("interrupted where it must")
 def interrupted_where_it_must(view: View) -> Iterator[Finding]:
     """A step in doubt fails as interrupted where it may not be repeated (or killed too many owners), and nowhere else;
-    one that may not be repeated begins under one owner only."""
+    one that may not be repeated begins under one owner only. An agent whose stop takes too long for such a step says so
+    itself."""
     for name, trail in view.trails.items():
         for event in trail:
             if event.name != "step.failed" or event.data["error"]["type"] != "interrupted":
                 continue
             doubts = _doubts(trail, event)
-            if not doubts or doubts[-1].epoch != event.epoch:
+            stopped = event.data["error"]["message"].startswith("the agent was stopped while")
+            if not stopped and (not doubts or doubts[-1].epoch != event.epoch):
                 yield f"{name}: {event.where} was interrupted, but its owner had not found it in doubt", (event,)
             repeats = view.may_repeat(name, event.data["phase"], event.data["step"])
-            if repeats and len(doubts) < CRASH_LIMIT:
+            if repeats and (stopped or len(doubts) < CRASH_LIMIT):
                 yield f"{name}: {event.where} failed as interrupted, and may be repeated", (*doubts, event)
         yield from _begun_again(view, name, trail)
 
