@@ -231,11 +231,14 @@ async def test_a_package_that_cannot_be_read_again_ends_its_execution(probe: Any
         broken = states["e1"].model_copy(update={"command": {"wpk_content": {"nothing": 1}}})
         h.journal, h.partition = journal, h.supervisor.adopt(journal, [("e1", broken)])
         state = await h.over()
+        result = h.events("e1")[-1].data
 
     assert state.status is Status.FAILED
     assert state.error is not None
     assert state.error.type == "internal"
     assert state.steps["a"].status is StepStatus.FAILED
+    assert isinstance(result, events.ExecutionFailed)
+    assert [(report.step, report.status) for report in result.steps] == [("a", "failed")]
 
 
 async def test_a_defect_of_the_engine_ends_the_execution_and_leaves_the_others_alone(

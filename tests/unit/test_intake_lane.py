@@ -185,6 +185,8 @@ async def test_a_lost_owner_is_followed_by_one_that_goes_on_from_the_log() -> No
         b.owner.kill("a write failed")
         await eventually(lambda: len(b.owners) == 2 and b.lane.active)
         assert b.source.offsets[-1] == {CommandTopic.EXECUTE: 2}
+        taken = [batch for batch in b.owner.log.batches if batch.offsets == {CommandTopic.EXECUTE: 2}]
+        assert any(not batch.records for batch in taken), "the group's offsets are set right at once"
         await b.until("lives", "execution.completed")
         assert "execution.resumed" in b.names("lives")
         assert b.names("lives").count("execution.completed") == 1
