@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import orjson
-from confluent_kafka import Consumer
 
-from bench.stage import MB, Ends, Figures, Stage, Watch, package, quiet_lines, stage
+from bench import approvals
+from bench.stage import MB, STILL, Ends, Figures, Watch, delay, executes, mb, package, quiet_lines, stage
 from tests.support.eventually import eventually
 from tests.support.processes import AgentProcess
 
-#: Seconds without any progress after which a load has failed.
-STILL = 120.0
 _GB = 1 << 30
-
-
-def _mb(size: float) -> float:
-    return round(size / MB, 1)
-
-
-def _delay(name: str = "wait", duration: str = "0s", **more: object) -> dict[str, object]:
-    return {"name": name, "type": "delay", "config": {"duration": duration}, **more}
-
-
-def _executes(prefix: str, count: int, content: object, **more: object) -> Iterator[tuple[str, object]]:
-    for number in range(count):
-        name = f"{prefix}-{number}"
-        yield name, {"execution_id": name, "wpk_content": content, **more}
 
 
 async def commands(scale: float) -> Figures:
@@ -39,7 +23,7 @@ async def commands(scale: float) -> Figures:
         async with house.agent() as agent:
             with Watch(agent.pid) as watch, house.reader("events.results") as results:
                 before = watch.look()
-                published = await asyncio.to_thread(house.publish, "execute", _executes("c", count, package(_delay())))
+                published = await asyncio.to_thread(house.publish, "execute", executes("c", count, package(delay())))
                 ends = Ends()
                 seconds = await ends.until(results, count, limit=STILL)
                 ends.add(await quiet_lines(results, 3.0))
@@ -56,117 +40,41 @@ async def commands(scale: float) -> Figures:
             "publish_s": round(published, 1),
             "seconds": round(seconds, 1),
             "per_second": round(count / seconds),
-            "rss_before_mb": _mb(before.rss),
-            "rss_peak_mb": _mb(watch.peak),
-            "rss_after_mb": _mb(after.rss),
+            "rss_before_mb": mb(before.rss),
+            "rss_peak_mb": mb(watch.peak),
+            "rss_after_mb": mb(after.rss),
             "bytes_per_ended": round((after.rss - before.rss) / count),
             "restart_s": round(restart, 1),
-            "restart_peak_mb": _mb(restored.peak),
+            "restart_peak_mb": mb(restored.peak),
             "curve": watch.drawn(),
         }
 
 
-async def _approvals(scale: float, *, blind: bool, **settings: object) -> Figures:
-    """10,000 executions that ask for approval. `blind`: all are approved at once before any has asked, the newest
-    first, and those whose approval is refused again when they ask; else each when it asks, the newest first."""
+async def duplicates(scale: float) -> Figures:
+    """10,000 commands, and when all have ended the same 10,000 again: they are acknowledged, and nothing runs."""
     count = int(10_000 * scale)
-    waits = package(_delay(), approval=True)
-    async with stage(settings=settings) as house, house.agent() as agent:
-        with Watch(agent.pid) as watch, house.reader("events.progress", "events.results") as out:
-            before = watch.look()
-            await asyncio.to_thread(house.publish, "execute", _executes("w", count, waits, requested_by="alice"))
-            approve = Approver(house, out, blind=blind)
-            waiting = await approve.until_all_that_fit_ask()
-            held = watch.look()
-            if blind:
-                approve.send([f"w-{number}" for number in reversed(range(count))])
-            seconds = await approve.until_ended(count)
-            after = watch.look()
-        assert approve.ends.once(), "an execution ended twice"
-        assert approve.ends.statuses == {"completed": count}, approve.ends.statuses
+    async with stage() as house, house.agent() as agent:
+        with Watch(agent.pid) as watch, house.reader("events.results", "events.progress") as out:
+            ends, answered, moved = Ends(), 0, time.monotonic()
+            await asyncio.to_thread(house.publish, "execute", executes("d", count, package(delay())))
+            began = again = time.monotonic()
+            while answered < count:
+                messages = [m for m in await asyncio.to_thread(out.consume, 1000, 0.2) if m.error() is None]
+                moved = time.monotonic() if messages else moved
+                assert time.monotonic() - moved < STILL, f"{answered} of {count} were answered"
+                ends.add(m for m in messages if m.topic().endswith("results"))
+                answered += sum(b"wpk.command.duplicate.v1" in m.value() for m in messages)
+                if len(ends.times) == count and again == began:
+                    again = time.monotonic()
+                    await asyncio.to_thread(house.publish, "execute", executes("d", count, package(delay())))
+            seconds = time.monotonic() - again
+        assert ends.once(), "an execution ended twice"
     return {
-        "executions": count,
-        "waiting_at_once": waiting,
-        "seconds_from_approval": round(seconds, 1),
-        "refused_approvals": approve.refused,
-        "rss_before_mb": _mb(before.rss),
-        "rss_waiting_mb": _mb(held.rss),
-        "bytes_per_waiting": round((held.rss - before.rss) / max(1, waiting)),
-        "rss_peak_mb": _mb(watch.peak),
-        "rss_after_mb": _mb(after.rss),
-        "curve": watch.drawn(),
+        "commands": count,
+        "first_per_second": round(count / (again - began)),
+        "again_per_second": round(count / seconds),
+        "rss_peak_mb": mb(watch.peak),
     }
-
-
-class Approver:
-    """Reads what executions ask, and answers."""
-
-    def __init__(self, house: Stage, out: Consumer, *, blind: bool) -> None:
-        self._house = house
-        self._out = out
-        self._blind = blind
-        self.asked: list[str] = []
-        self.refused = 0
-        self.ends = Ends()
-        self._refused: set[str] = set()
-        self._open: set[str] = set()
-
-    def send(self, names: list[str]) -> None:
-        """Approves these, in this order."""
-        body = {"action": "approve", "requested_by": "bob"}
-        self._house.publish("control", ((name, {"execution_id": name, **body}) for name in names))
-
-    async def _read(self) -> bool:
-        messages = [m for m in await asyncio.to_thread(self._out.consume, 1000, 0.2) if m.error() is None]
-        for message in messages:
-            if message.topic().endswith("results"):
-                self.ends.add([message])
-            elif b"awaiting_approval" in message.value():
-                event = orjson.loads(message.value())
-                if event["type"] == "wpk.execution.awaiting_approval.v1":
-                    self.asked.append(event["subject"])
-                    self._open.add(event["subject"])
-            elif b"wpk.command.rejected.v1" in message.value():
-                self.refused += 1
-                self._refused.add(orjson.loads(message.value())["subject"])
-        return bool(messages)
-
-    async def until_all_that_fit_ask(self) -> int:
-        """Until no more ask; how many do."""
-        moved = time.monotonic()
-        while time.monotonic() - moved < 5.0:
-            if await self._read():
-                moved = time.monotonic()
-        return len(self.asked)
-
-    async def until_ended(self, count: int) -> float:
-        """Until all have ended, answering all that ask (`blind`: those that were refused); the seconds."""
-        began = moved = time.monotonic()
-        while len(self.ends.times) < count:
-            answer = [n for n in reversed(self.asked) if n in self._open and (not self._blind or n in self._refused)]
-            if answer:
-                self._open.difference_update(answer)
-                await asyncio.to_thread(self.send, answer)
-            if await self._read():
-                moved = time.monotonic()
-            elif time.monotonic() - moved > STILL:
-                raise TimeoutError(f"{len(self.ends.times)} of {count} have ended, none in the last {STILL:g} s")
-        return time.monotonic() - began
-
-
-async def approvals(scale: float) -> Figures:
-    """10,000 wait for approval, under the default limit of 1,000: the rest waits on the topic."""
-    return await _approvals(scale, blind=False)
-
-
-async def blind_approvals(scale: float) -> Figures:
-    """The same, and all approvals are sent at once, the newest first: most come before their execution is known."""
-    return await _approvals(scale, blind=True)
-
-
-async def waiting(scale: float) -> Figures:
-    """10,000 wait for approval at once: WPK_MAX_WAITING=10000."""
-    return await _approvals(scale, blind=False, WPK_MAX_WAITING=max(1, int(10_000 * scale)))
 
 
 async def _output(scale: float, command: str) -> Figures:
@@ -180,7 +88,7 @@ async def _output(scale: float, command: str) -> Figures:
             ends, beside = Ends(), []
             while not ends.times[b"big"]:
                 name, sent = f"small-{len(beside)}", time.monotonic()
-                house.publish("execute", _executes(name, 1, package(_delay())))
+                house.publish("execute", executes(name, 1, package(delay())))
                 await ends.until(results, len(ends.times) + 1, limit=STILL)
                 if ends.times[f"{name}-0".encode()]:
                     beside.append(time.monotonic() - sent)
@@ -193,18 +101,18 @@ async def _output(scale: float, command: str) -> Figures:
         text = b"".join(message.value() for message in found[-3:])
         beside.sort()
         return {
-            "printed_mb": _mb(size),
+            "printed_mb": mb(size),
             "seconds": round(seconds, 1),
             "mb_per_second": round(size / MB / seconds, 1),
             "log_records": len(found),
-            "log_topic_mb": _mb(sum(len(message.value()) for message in found)),
+            "log_topic_mb": mb(sum(len(message.value()) for message in found)),
             "drop_is_said": b"were dropped" in text or b"line cut" in text,
             "others_meanwhile": len(beside),
             "others_median_s": round(beside[len(beside) // 2], 3) if beside else None,
             "others_longest_s": round(beside[-1], 3) if beside else None,
-            "rss_before_mb": _mb(before.rss),
-            "rss_peak_mb": _mb(watch.peak),
-            "rss_after_mb": _mb(after.rss),
+            "rss_before_mb": mb(before.rss),
+            "rss_peak_mb": mb(watch.peak),
+            "rss_after_mb": mb(after.rss),
             "curve": watch.drawn(),
         }
 
@@ -223,13 +131,13 @@ def _large(kind: str, limit: int) -> dict[str, object]:
     """An execute command of just under `limit` bytes: by many steps, or by one big value."""
 
     def command(steps: int, padding: int) -> dict[str, object]:
-        content = package(*(_delay(f"step-{number}") for number in range(steps)))
+        content = package(*(delay(f"step-{number}") for number in range(steps)))
         return {"wpk_content": content, "parameters": {"filler": "x" * padding}, "execution_id": f"large-{kind}"}
 
     if kind == "value":
         room = limit - len(orjson.dumps(command(1, 0)))
         return command(1, room - 200)  # what the agent adds to it counts too
-    each = len(orjson.dumps(_delay("step-10000"))) + 1
+    each = len(orjson.dumps(delay("step-10000"))) + 1
     return command((limit - 500) // each if kind == "steps" else int(kind), 0)
 
 
@@ -239,14 +147,14 @@ async def package_sizes(scale: float) -> Figures:
     figures: Figures = {"limit_bytes": limit}
     async with stage() as house, house.agent() as agent:
         with Watch(agent.pid) as watch, house.reader("events.results", "dead-letter") as results:
-            figures["rss_before_mb"] = _mb(watch.look().rss)
+            figures["rss_before_mb"] = mb(watch.look().rss)
             for kind in ("value", "10", "100", "1000", "steps"):
                 body = _large(kind, limit)
                 steps = len(body["wpk_content"]["spec"]["handlers"])  # type: ignore[index]
                 began = time.monotonic()
                 house.publish("execute", [("one-partition", body)])
                 house.publish(
-                    "execute", [("one-partition", {"execution_id": f"behind-{kind}", "wpk_content": package(_delay())})]
+                    "execute", [("one-partition", {"execution_id": f"behind-{kind}", "wpk_content": package(delay())})]
                 )
                 said: dict[str, str] = {}
                 longest = time.monotonic() + 400 * scale + 60
@@ -255,8 +163,8 @@ async def package_sizes(scale: float) -> Figures:
                         name, what = _verdict(message, kind)
                         said[name] = f"{what} after {time.monotonic() - began:.1f} s"
                 figures[f"{kind}: {steps} steps, {len(orjson.dumps(body))} bytes"] = said
-            figures["rss_peak_mb"] = _mb(watch.peak)
-            figures["rss_after_mb"] = _mb(watch.look().rss)
+            figures["rss_peak_mb"] = mb(watch.peak)
+            figures["rss_after_mb"] = mb(watch.look().rss)
             figures["curve"] = watch.drawn()
     return figures
 
@@ -282,7 +190,7 @@ async def _partitions(scale: float, mode: str) -> Figures:
             with Watch(first.pid) as watch, house.reader("events.results") as results:
                 start, at_start = watch.look(), watch.peak
                 ends, commands_ = Ends(), count * 10
-                await asyncio.to_thread(house.publish, "execute", _executes("p", commands_, package(_delay())))
+                await asyncio.to_thread(house.publish, "execute", executes("p", commands_, package(delay())))
                 working = await ends.until(results, commands_, limit=STILL)
                 after = watch.look()
                 began = time.monotonic()
@@ -297,7 +205,7 @@ async def _partitions(scale: float, mode: str) -> Figures:
                         began = time.monotonic()
                         await second.kill()
                         killed = await _owned(third, count, began)
-                        await asyncio.to_thread(house.publish, "execute", _executes("q", commands_, package(_delay())))
+                        await asyncio.to_thread(house.publish, "execute", executes("q", commands_, package(delay())))
                         await ends.until(results, 2 * commands_, limit=STILL)
                 ends.add(await quiet_lines(results, 3.0))
         assert ends.once(), "an execution ended twice"
@@ -305,11 +213,11 @@ async def _partitions(scale: float, mode: str) -> Figures:
     return {
         "partitions": count,
         "ready_s": round(ready, 1),
-        "rss_ready_mb": _mb(start.rss),
-        "peak_at_start_mb": _mb(at_start),
+        "rss_ready_mb": mb(start.rss),
+        "peak_at_start_mb": mb(at_start),
         "files_ready": start.files,
         "executions_per_second": round(commands_ / working),
-        "rss_after_mb": _mb(after.rss),
+        "rss_after_mb": mb(after.rss),
         "second_has_its_half_s": round(shared, 1),
         "stop_s": round(stopped, 1),
         "takeover_after_stop_s": round(left, 1),
@@ -341,9 +249,10 @@ async def partitions_at_least_once(scale: float) -> Figures:
 
 LOADS: dict[str, Callable[[float], Awaitable[Figures]]] = {
     "commands": commands,
-    "approvals": approvals,
-    "blind-approvals": blind_approvals,
-    "waiting": waiting,
+    "duplicates": duplicates,
+    "approvals": approvals.asked,
+    "blind-approvals": approvals.blind,
+    "waiting": approvals.waiting,
     "output": output,
     "one-line": one_line,
     "package": package_sizes,

@@ -23,6 +23,8 @@ from tests.support.kafka import KafkaBroker, apache_broker, embedded_broker
 
 _QUIET = {"log_level": 0}
 MB = 1 << 20
+#: Seconds without any progress after which a load has failed.
+STILL = 120.0
 Figures = dict[str, object]
 
 
@@ -34,6 +36,23 @@ def package(*steps: dict[str, object], approval: bool = False) -> dict[str, obje
         "metadata": {"name": "bounds", "version": "1.0.0"},
         "spec": {"handlers": list(steps), "safety": {"approval_required": approval}},
     }
+
+
+def mb(size: float) -> float:
+    """Bytes in MB."""
+    return round(size / MB, 1)
+
+
+def delay(name: str = "wait", duration: str = "0s", **more: object) -> dict[str, object]:
+    """A step that waits, by default not at all."""
+    return {"name": name, "type": "delay", "config": {"duration": duration}, **more}
+
+
+def executes(prefix: str, count: int, content: object, **more: object) -> Iterator[tuple[str, object]]:
+    """Execute commands of that content, with names of their own."""
+    for number in range(count):
+        name = f"{prefix}-{number}"
+        yield name, {"execution_id": name, "wpk_content": content, **more}
 
 
 @dataclass(frozen=True, slots=True)
