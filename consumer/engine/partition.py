@@ -29,7 +29,7 @@ class Ended:
     """What is kept of an ended execution."""
 
     head: bytes | None
-    """The head of its state; None where it is long."""
+    """The head of its state; None where it must be read again: it is long, or the execution could not be ended."""
     at: datetime | None
     """From when on its retention counts; None: it is never over."""
     answered: bool
@@ -59,7 +59,8 @@ class Partition:
             if len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
         head = snapshot.head(state)
-        kept = head if len(head) <= _HEAD_BYTES else None
+        done = state.over or state.status is None  # what could not be ended may go on, and then needs all of its state
+        kept = head if done and len(head) <= _HEAD_BYTES else None
         self.ended[name] = Ended(kept, state.completed_at or state.updated_at, state.status is not None)
 
     def knows(self, execution_id: str) -> bool:

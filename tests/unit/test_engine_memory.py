@@ -84,6 +84,13 @@ def test_large_executions_do_not_stay_whole_and_long_heads_do_not_stay_at_all() 
     assert partition.recall("output", whole=True) is None
 
 
+def test_what_could_not_be_ended_is_read_again_since_it_may_go_on() -> None:
+    partition = Partition(MemoryJournal())
+    partition.remember(ended("stuck", status=Status.RUNNING, command={"wpk_content": "x" * 100_000}))
+    assert partition.knows("stuck")
+    assert partition.recall("stuck", whole=False) is None
+
+
 def test_an_id_known_from_refused_commands_only_is_never_read_again() -> None:
     partition = Partition(MemoryJournal(0, 1))
     partition.remember(ExecutionState(execution_id="refused", seq=2, last_hash="h"))
