@@ -175,7 +175,7 @@ class Settings(BaseModel):
     working morning."""
     state_retention: Positive = 7 * 86_400.0
     """How long after its end an execution can be rolled back by hand, and its id is known; afterwards its state goes.
-    A week covers an incident's review."""
+    A week covers an incident's review. Until then each takes 1 to 4 KB of the memory of the agent that owns it."""
     shutdown_grace: Annotated[Duration, Field(ge=1)] = 25.0
     """How long the whole stop may take. Running steps get all of it but the last 10s (of a grace below 25s, all but the
     last two fifths); then they are ended, all is written, and other agents take over. Keep it below the container's
