@@ -105,8 +105,8 @@ async def run_agent(settings: Settings) -> int:
 
     watch = Watchdog(settings.hang_timeout, end=end)
     with _signals(stop, settings), watch.watching():
-        async with _beside(_limit_stop(stop, watch, settings)):
-            await work(settings, stop, secrets=secrets, beat=watch.beat)
+        async with _beside(watch.beat_for_ever()), _beside(_limit_stop(stop, watch, settings)):
+            await work(settings, stop, secrets=secrets)
     return 0
 
 
@@ -117,14 +117,12 @@ async def work(
     on_start: Callable[[Started], None] = lambda started: None,
     ready: asyncio.Event | None = None,
     secrets: SecretStore | None = None,
-    beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions; `beat` is called
-    as long as the event loop turns."""
+    """An agent inside of a process, until `stop` is set. `ready` is set once it owns its partitions."""
     guard = tasks.Guard(stop)
     if secrets is None:
         secrets = SecretStore(prefix=settings.secrets_env_prefix, directory=settings.secrets_dir)
-    tell = _Callbacks(on_start=on_start, ready=ready or asyncio.Event(), beat=beat)
+    tell = _Callbacks(on_start=on_start, ready=ready or asyncio.Event())
     try:
         async with asyncio.timeout(None) as starting, _beside(_abandon_start(stop, tell.started, starting)):
             await _run(settings, guard, tell, secrets)
@@ -151,7 +149,6 @@ async def _limit_stop(stop: asyncio.Event, watch: Watchdog, settings: Settings) 
 class _Callbacks:
     on_start: Callable[[Started], None]
     ready: asyncio.Event
-    beat: Callable[[], None]
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the agent begins to consume: from then on its stop has an order."""
 
@@ -184,8 +181,10 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
         tell.started.set()
-        watching = health.watch_loop(vitals, metrics, tell.beat)
-        async with _beside(watching), _beside(_tell_ready(listener, stages, tell.ready)):
+        async with (
+            _beside(health.watch_loop(vitals, metrics)),
+            _beside(_tell_ready(listener, stages, tell.ready)),
+        ):
             await guard.run(listener.run(guard.stop, settings.shutdown_grace, guard), "listener")
     _log.info("agent.stopped")
 

@@ -132,7 +132,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             if self._stages.stopping:
                 self._stages.enter(Stage.LEAVING)
                 within = self._stages.left(Stage.LEAVING)
-            await asyncio.shield(self._member.leave(within))
+            await self._member.leave(within)
         own.check()
 
     def _new_member(self) -> Member:

@@ -86,7 +86,7 @@ class Member:
         self._group = group
         self._poll_ms = poll_ms
         self._answered = self._now()
-        self._left = False
+        self._leaving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Joins the group; may take as long as a rebalance."""
@@ -139,12 +139,15 @@ class Member:
     async def leave(self, within: float) -> None:
         """Leaves the group, within that time (seconds) and a little. Does not raise KafkaError.
 
-        A member that is just joining waits for the others' answers: it says goodbye on another connection then.
+        A member that is just joining waits for the others' answers: it says goodbye on another connection then. Who is
+        cancelled meanwhile, or calls it again, does not disturb that.
         """
-        if self._left:
-            return
-        self._left = True
-        leaving = asyncio.create_task(self.consumer.stop(), name="leave")
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave(within), name="leave")
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self, within: float) -> None:
+        leaving = asyncio.create_task(self.consumer.stop(), name="stop")
         await asyncio.wait([leaving], timeout=within / 2)
         if not leaving.done():
             with contextlib.suppress(KafkaError, TimeoutError):

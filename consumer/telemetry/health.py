@@ -127,13 +127,12 @@ class Health:
         }
 
 
-async def watch_loop(health: Health, metrics: Metrics, beat: Callable[[], None] = lambda: None) -> None:
-    """Measures for ever how late the loop wakes its tasks, and tells `beat` each time that it turns."""
+async def watch_loop(health: Health, metrics: Metrics) -> None:
+    """Measures for ever how late the loop wakes its tasks."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + _LAG_INTERVAL_SECONDS
         await asyncio.sleep(_LAG_INTERVAL_SECONDS)
-        beat()
         metrics.loop_lag(health.lagged(max(0.0, loop.time() - due)))
 
 

@@ -8,6 +8,7 @@ gives no answer.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import sys
@@ -86,6 +87,12 @@ class Watchdog:
     def beat(self) -> None:
         """The loop turns."""
         self._beats += 1
+
+    async def beat_for_ever(self) -> None:
+        """Beats as long as the loop wakes its tasks."""
+        while True:
+            self.beat()
+            await asyncio.sleep(self._turn / 2)
 
     def stop_within(self, seconds: float) -> None:
         """The agent was told to stop: it must have ended after that time."""

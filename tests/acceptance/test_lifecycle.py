@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from consumer.telemetry.watchdog import HUNG
 from tests.support import processes
@@ -145,6 +146,37 @@ async def test_a_request_that_waits_for_its_answer_does_not_hold_the_stop(
     user.assert_whole("e1")
 
 
+async def test_an_agent_that_stops_in_a_rebalance_leaves_the_group_all_the_same(
+    user: ForeignUser, variables: dict[str, str], apache_kafka: KafkaBroker
+) -> None:
+    patient = {**variables, "WPK_SESSION_TIMEOUT": "10m", "WPK_SHUTDOWN_GRACE": "10s"}
+    admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap})
+
+    def clients() -> list[str]:
+        group = variables["WPK_GROUP_ID"]
+        described = admin.describe_consumer_groups([group], request_timeout=30)[group].result(30)
+        return sorted(member.client_id for member in described.members)
+
+    async with processes.agent(patient) as frozen, processes.agent(patient) as stops:
+        frozen.signal(signal.SIGSTOP)  # the group waits for its answer, and all others for the group
+        try:
+            async with processes.agent(patient, ready=False) as joins:
+                await joins.logged("agent.started")
+                names = {each: str((await each.logged("agent.started"))["agent"]) for each in (frozen, stops, joins)}
+                await eventually(lambda: f"{names[joins]}-intake" in clients(), timeout=processes.PATIENCE)
+
+                async def rebalancing() -> bool:
+                    return "no place in the consumer group" in (await stops.get("/readyz"))[1]
+
+                await eventually(rebalancing, timeout=processes.PATIENCE, because="the member has to join anew")
+                assert await stops.stop() == 0
+                left = await asyncio.to_thread(clients)
+                assert f"{names[stops]}-intake" not in left
+                assert f"{names[frozen]}-intake" in left
+        finally:
+            frozen.signal(signal.SIGCONT)
+
+
 async def test_a_stop_ends_in_time_while_kafka_stands_still(
     user: ForeignUser, variables: dict[str, str], release: Path, apache_kafka: KafkaBroker
 ) -> None:
@@ -210,5 +242,5 @@ async def test_a_second_signal_ends_an_agent_whose_loop_is_blocked(
             return agent.code is not None
 
         await eventually(ended, timeout=processes.PATIENCE, interval=0.5)
-        assert agent.code == -signal.SIGINT
+        assert agent.code in (-signal.SIGINT, -signal.SIGTERM)
         assert agent.events("agent.killed")
