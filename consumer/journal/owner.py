@@ -221,7 +221,7 @@ class PartitionOwner:
         try:
             restored = await self._take()
         except BaseException as error:
-            self._die(_why(error))
+            self._die(_why(error), wanted=isinstance(error, asyncio.CancelledError))
             await self._writer.stop(force=True)
             if isinstance(error, Exception) and not isinstance(error, OwnershipLost | SettingsError):
                 raise OwnershipLost(f"partition {self._partition} could not be taken: {_why(error)}") from error
@@ -509,10 +509,10 @@ class PartitionOwner:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _die(self, reason: str) -> None:
+    def _die(self, reason: str, *, wanted: bool = False) -> None:
         if not self.alive:
             return
-        if self._phase is not Phase.QUIESCING:
+        if self._phase is not Phase.QUIESCING and not wanted:
             log.warning("a partition is lost", partition=self._partition, epoch=self._epoch, reason=reason)
         self._phase = Phase.DEAD
         self.reason = reason
