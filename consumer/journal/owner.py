@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import structlog
 
+from consumer import tasks
 from consumer.clock import Clock, SystemClock
 from consumer.errors import OwnershipLost, SettingsError
 from consumer.journal import lineage
@@ -374,7 +375,7 @@ class PartitionOwner:
         try:
             await self._write(batch)
         except (Exception, asyncio.CancelledError) as error:
-            if _is_cancelled():
+            if tasks.is_cancelled() or not self.alive:
                 raise
             await self._recover(batch, error)
             self._mend_soon()
@@ -475,7 +476,7 @@ class PartitionOwner:
             except OwnershipLost:
                 raise
             except (Exception, asyncio.CancelledError) as again:
-                if _is_cancelled():
+                if tasks.is_cancelled():
                     raise
                 if _why(again) != self.trouble.reason:
                     log.warning("journal.still_interrupted", partition=self._partition, reason=_why(again))
@@ -539,9 +540,3 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _is_cancelled() -> bool:
-    """Whether this very task is to end. A CancelledError alone may come from a future that the client gave up."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
