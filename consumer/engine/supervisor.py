@@ -39,6 +39,8 @@ StateReader = Callable[[Journal], Awaitable[Mapping[str, bytes]]]
 _READ_PAUSE_SECONDS = 1.0
 #: Bytes that are kept of a record which the dead-letter topic does not take whole.
 _KEPT = 16 * 1024
+#: States that are read in one go: there may be very many, and the agent must not stand still meanwhile.
+_ADOPTED_AT_ONCE = 50
 #: Records of one append when executions are forgotten.
 _TOMBSTONES = 1000
 
@@ -94,20 +96,24 @@ class Supervisor:
 
     # --- partitions ---
 
-    def adopt(self, journal: Journal, states: Iterable[tuple[str, ExecutionState | ValueError]]) -> Partition:
-        """Goes on with what a former owner left, on behalf of the new one.
+    async def adopt(self, journal: Journal, states: Iterable[tuple[str, ExecutionState | ValueError]]) -> Partition:
+        """Goes on with what a former owner left, on behalf of the new one. Nothing runs before all of it is known.
 
         A state that can't be read is left as it is; commands for it become dead letters, so that nothing runs twice.
         """
-        partition = Partition(journal)
-        for name, state in states:
+        partition, living = Partition(journal), list[ExecutionState]()
+        for number, (name, state) in enumerate(states):
             if isinstance(state, ValueError):
                 _log.error("execution.unreadable", execution=name, reason=str(state)[:500])
                 partition.unreadable.add(name)
             elif state.status is None or state.over:
                 partition.remember(state)
             else:
-                self._start(partition, Execution(state.execution_id, state, journal, self._services))
+                living.append(state)
+            if number % _ADOPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for state in living:
+            self._start(partition, Execution(state.execution_id, state, journal, self._services))
         return partition
 
     def hold(self, partition: Partition) -> None:

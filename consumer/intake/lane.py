@@ -215,7 +215,7 @@ class Lane:
         self._inbox.expect(offsets)
         if offsets:  # the group's may lie behind the state's, where a former owner's commit was lost
             owner.append((), offsets)
-        partition = self._partition = self._supervisor.adopt(owner, snapshot.load_each(records))
+        partition = self._partition = await self._supervisor.adopt(owner, snapshot.load_each(records))
         if self._held:
             owner.hold()
             self._supervisor.hold(partition)

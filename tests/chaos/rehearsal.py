@@ -153,7 +153,7 @@ class _Stage:
         self.collect()
         journal = MemoryJournal(epoch=self.claim(former.epoch), log=former.log)
         self.house.journal = journal
-        self.house.partition = self.house.supervisor.adopt(journal, load(journal.log).items())
+        self.house.partition = await self.house.supervisor.adopt(journal, load(journal.log).items())
 
 
 async def rehearse(directory: Path, mark_module: Any) -> Rehearsal:

@@ -150,7 +150,7 @@ class House:
         """The owner is lost; the next one, here too, goes on with what is durable."""
         journal = self.journal.successor()
         await self.supervisor.drop(self.partition)
-        self.journal, self.partition = journal, self.supervisor.adopt(journal, load(journal.log).items())
+        self.journal, self.partition = journal, await self.supervisor.adopt(journal, load(journal.log).items())
 
 
 def load(log: Log) -> dict[str, ExecutionState]:
@@ -194,7 +194,7 @@ async def house(
         return {key.decode(): value for key, value in journal.log.state().items()}
 
     async with supervising(services, read_state) as supervisor:
-        yield House(supervisor, journal, supervisor.adopt(journal, load(journal.log).items()), clock)
+        yield House(supervisor, journal, await supervisor.adopt(journal, load(journal.log).items()), clock)
 
 
 def package(*handlers: dict[str, Any], **spec: Any) -> dict[str, Any]:

@@ -229,7 +229,7 @@ async def test_a_package_that_cannot_be_read_again_ends_its_execution(probe: Any
         await h.supervisor.drop(h.partition)
         states = load(journal.log)
         broken = states["e1"].model_copy(update={"command": {"wpk_content": {"nothing": 1}}})
-        h.journal, h.partition = journal, h.supervisor.adopt(journal, [("e1", broken)])
+        h.journal, h.partition = journal, await h.supervisor.adopt(journal, [("e1", broken)])
         state = await h.over()
         result = h.events("e1")[-1].data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from consumer.telemetry.metrics import Metrics
 from schemas import snapshot
 from schemas.events import Status
 from schemas.execution import ExecutionState, StepState, StepStatus
-from tests.support.engine_house import house, package, probe_module, step
+from tests.support.engine_house import house, load, package, probe_module, step
 from tests.support.eventually import eventually
 from tests.support.memory_journal import MemoryJournal
 
@@ -190,3 +191,37 @@ async def test_a_step_that_prints_without_end_waits_so_that_others_are_not_behin
     task.cancel()
     await asyncio.wait([task])
     journal.kill()
+
+
+async def test_a_partition_that_holds_much_is_taken_without_standing_still_and_runs_nothing_before_all_is_known(
+    probe: Any,
+) -> None:
+    async with house(probe) as h:
+        await h.execute(package(step("a", {"wait": True})), "alive")
+        await h.runs("a", "alive")
+        h.journal.kill()
+        await h.supervisor.drop(h.partition)
+        (alive,) = load(h.journal.log).items()
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        def states() -> Iterator[tuple[str, ExecutionState | ValueError]]:
+            yield alive
+            for number in range(1000):
+                assert h.supervisor.live == 0
+                yield f"e{number}", ended(f"e{number}")
+
+        task = asyncio.create_task(others())
+        journal = MemoryJournal(epoch=2, log=h.journal.log)
+        h.journal, h.partition = journal, await h.supervisor.adopt(journal, states())
+        task.cancel()
+        assert turns >= 10
+        assert h.supervisor.live == 1
+        assert len(h.partition.ended) == 1000
+        probe.seen["alive"].release["a"].set()
+        await h.over("alive")
