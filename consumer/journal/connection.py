@@ -215,11 +215,16 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
-def explain(error: BaseException) -> str:
-    """One sentence for a human: what is wrong between the agent and Kafka, and what to do."""
+def explain(error: BaseException, *, connected: bool = False) -> str:
+    """One sentence for a human: what is wrong between the agent and Kafka, and what to do.
+
+    `connected`: they did understand each other before, so that no setting is to blame for a connection that ends.
+    """
     if isinstance(error, SettingsError):
         return str(error)
     causes = list(_chain(error))
+    if connected and any(isinstance(each, OSError | errors.KafkaConnectionError) for each in causes):
+        return f"the connection to Kafka was lost or refused ({_text(error)}); are all brokers up?"
     if any(isinstance(each, OSError) and f"[Errno {errno.ECONNREFUSED}]" in str(each) for each in causes):
         return _REFUSED  # where a name has several addresses asyncio gives an OSError with all of their texts
     for kind, remedy in _REMEDIES:

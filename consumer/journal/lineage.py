@@ -24,6 +24,7 @@ from consumer.ports import CommandTopic
 #: Keys of the journal's own records in the state topic. No execution id can be one: `@` is not allowed in ids.
 OWNER_KEY = b"@owner"
 OFFSETS_KEY = b"@offsets"
+MARK_KEY = b"@mark"
 EPOCH_HEADER = "epoch"
 BATCH_HEADER = "batch"
 

@@ -1,7 +1,8 @@
 """Proof that this agent still is the group's member for a partition: a commit that the group's coordinator takes.
 
 An offset commit carries the generation and the member's id, and the coordinator refuses it from anyone who is no longer
-a member. The at_least_once writer asks for it with every batch; exactly_once has the broker's fencing instead.
+a member. The at_least_once writer asks for it with every batch; the exactly_once writer, which has the broker's
+fencing, only before it starts: who is no member must not fence the one who is.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 OpenLog = Callable[[Start], AbstractAsyncContextManager[StateLog]]
 #: Between attempts to recover (seconds): the shortest and the longest pause.
 _PAUSES = (0.2, 5.0)
+#: An owner that recovers for long says so again after that time (seconds).
+_REMIND_SECONDS = 60.0
 #: Between looks for records that are void and newest of their key (seconds).
 _MEND_SECONDS = 600.0
 
@@ -77,7 +79,7 @@ class Limits:
     backlog_records: int = 20_000
     start_seconds: float = 60.0
     write_seconds: float = 30.0
-    """A write that takes longer has an unknown outcome: the owner dies."""
+    """A write that takes longer has an unknown outcome: the owner recovers."""
     mend_soon_seconds: float = 10.0
     """How long after a take-over or a recovery records are looked for that came late; see `PartitionOwner._mend`."""
     proof_seconds: float = 5.0
@@ -352,7 +354,8 @@ class PartitionOwner:
 
     async def _next_change(self) -> None:
         try:
-            async with asyncio.timeout(None if self._mend_at == float("inf") else self._mend_at - time.monotonic()):
+            idle = self._held or self._mend_at == float("inf")
+            async with asyncio.timeout(None if idle else self._mend_at - time.monotonic()):
                 await self._changed.wait()
         except TimeoutError:
             return
@@ -394,13 +397,7 @@ class PartitionOwner:
         return _Batch(self._number, stamped, offsets)
 
     async def _write(self, batch: _Batch) -> None:
-        started = time.monotonic()
-        if self._writer.writes_in_hold:
-            end = await self._written(batch)
-        else:
-            async with self._not_in_a_rebalance():
-                started = time.monotonic()
-                end = await self._written(batch)
+        started, end = await self._put(batch)
         if end is not None:
             self._known_end = end
         self._proven_at = started
@@ -408,6 +405,13 @@ class PartitionOwner:
         self.stats.records += len(batch.records)
         self.stats.last_write_seconds = time.monotonic() - started
         self._on_write(self.stats.last_write_seconds)
+
+    async def _put(self, batch: _Batch) -> tuple[float, int | None]:
+        """Gives when it began, and what the writer gives."""
+        if self._writer.writes_in_hold:
+            return time.monotonic(), await self._written(batch)
+        async with self._not_in_a_rebalance():
+            return time.monotonic(), await self._written(batch)
 
     async def _written(self, batch: _Batch) -> int | None:
         try:
@@ -442,22 +446,27 @@ class PartitionOwner:
         """
         self._mend_at = time.monotonic() + _MEND_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311 - spreads partitions
         start, batch = self._mended
+        mark = _mark()
+        await self._write_surely(self._batch([mark], {}))
+        token = mark.value or b""
         try:
             async with self._open_log(start) as state_log:
-                seen = await look_back(state_log, self._epoch, batch)
+                seen = await look_back(state_log, token, self._epoch, batch)
             if seen.fold.repairs():
                 async with self._open_log("beginning") as state_log:
-                    seen = await look_back(state_log, None)
+                    seen = await look_back(state_log, token, None)
         except OwnershipLost:
             raise
-        except Exception as error:  # the next round comes
+        except (Exception, asyncio.CancelledError) as error:  # the next round comes
+            if tasks.is_cancelled():
+                raise
             log.warning("journal.unmended", partition=self._partition, reason=_why(error))
             return
         repairs = [Record(Topic.STATE, key, value) for key, value in seen.fold.repairs().items()]
         if repairs and seen.fold.lineage.epoch == self._epoch:
             log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(repairs))
             await self._write_surely(self._batch(repairs, {}))
-        self._mended = (seen.end if seen.end is not None else start, self._number)
+        self._mended = (seen.end, self._number)
 
     # --- inside: recovering ---------------------------------------------------------------------------------
 
@@ -466,7 +475,8 @@ class PartitionOwner:
 
         However long it takes: who loses the partition is told by the group, and then this owner is closed.
         """
-        began, pause = time.monotonic(), _PAUSES[0]
+        began = told = time.monotonic()
+        pause = _PAUSES[0]
         self.trouble = Trouble(began, _why(error))
         log.warning("journal.interrupted", partition=self._partition, epoch=self._epoch, reason=_why(error))
         while True:
@@ -478,8 +488,12 @@ class PartitionOwner:
             except (Exception, asyncio.CancelledError) as again:
                 if tasks.is_cancelled():
                     raise
-                if _why(again) != self.trouble.reason:
-                    log.warning("journal.still_interrupted", partition=self._partition, reason=_why(again))
+                if _why(again) != self.trouble.reason or time.monotonic() - told > _REMIND_SECONDS:
+                    told = time.monotonic()
+                    seconds = round(told - began)
+                    log.warning(
+                        "journal.still_interrupted", partition=self._partition, reason=_why(again), seconds=seconds
+                    )
                 self.trouble = Trouble(began, _why(again))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(2 * pause, _PAUSES[1])
@@ -491,8 +505,10 @@ class PartitionOwner:
         self._writer = self._new_writer()
         started = time.monotonic()
         await self._start_writer()
+        mark = _mark()  # without a stamp: it belongs to no batch, and says nothing about who owns the partition
+        await self._put(_Batch(0, [mark], {}))
         async with self._open_log(self._known_end) as state_log:
-            seen = await look_back(state_log, self._epoch)
+            seen = await look_back(state_log, mark.value or b"", self._epoch)
         if self._writer.atomic and batch.number in seen.batches:
             self._proven_at = started
         else:
@@ -529,7 +545,12 @@ def _why(error: BaseException) -> str:
         return "the owner's task was cancelled"
     if isinstance(error, TimeoutError) and str(error):
         return str(error)
-    return explain(error)
+    return explain(error, connected=True)
+
+
+def _mark() -> Record:
+    """A record by which its writer finds in the log how far it must read."""
+    return Record(Topic.STATE, lineage.MARK_KEY, uuid4().hex.encode())
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:

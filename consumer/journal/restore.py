@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 #: How long the own claim, which is durable, may take to appear.
 CLAIM_SECONDS = 60.0
+#: How long it may take to read up to a mark.
+LOOK_SECONDS = 120.0
 
 
 class StateLog(Protocol):
@@ -114,11 +116,10 @@ async def restore(state_log: StateLog, claim: Callable[[int | None], Awaitable[l
     epoch = await _read_to_claim(state_log, fold, own)
     if fold.lineage.epoch != epoch:
         raise OwnershipLost("another agent took the partition in the same moment, and its claim came first")
-    values = dict(fold.values)
-    offsets = values.pop(lineage.OFFSETS_KEY, None)
+    offsets = fold.values.get(lineage.OFFSETS_KEY)
     return Restored(
         epoch=epoch,
-        state=values,
+        state={key: value for key, value in fold.values.items() if not lineage.is_reserved(key)},
         offsets=lineage.decode_offsets(offsets) if offsets is not None else {},
         repairs=fold.repairs(),
     )
@@ -131,26 +132,28 @@ class Seen:
     batches: frozenset[int]
     """Its own batches that are there, whole or in part."""
     fold: Fold
-    end: int | None
-    """The offset after the last record; None where there was none."""
+    end: int
+    """The offset after the mark."""
 
 
-async def look_back(state_log: StateLog, epoch: int | None, batch: int = 0) -> Seen:
+async def look_back(state_log: StateLog, mark: bytes, epoch: int | None, batch: int = 0) -> Seen:
     """Reads what is in the log after the place where it was opened: as its owner, or (None) from its beginning.
 
-    `batch`: the owner's batches up to this lie before that place. Raises OwnershipLost where the partition has had
-    another owner since.
+    It reads up to a mark that is durable already, since nothing else tells where the log ends: a leader that was
+    elected just now may say that it ends earlier than it does (KIP-207). `batch`: the owner's batches up to this lie
+    before the place. Raises OwnershipLost where the partition has had another owner since, and TimeoutError.
     """
-    fold, batches, end = Fold(epoch, batch), set(), None
-    async with aclosing(state_log.to_end()) as records:
+    fold, batches = Fold(epoch, batch), set()
+    async with asyncio.timeout(LOOK_SECONDS), aclosing(state_log.follow()) as records:
         async for record in records:
             fold.add(record)
-            end = record.offset + 1
+            if record.key == lineage.MARK_KEY and record.value == mark:
+                break
             if lineage.epoch_of(record.headers) == epoch:
                 batches.add(lineage.batch_of(record.headers))
     if epoch is not None and fold.lineage.epoch != epoch:
         raise OwnershipLost("another agent took the partition while this one could not write")
-    return Seen(batches=frozenset(batches), fold=fold, end=end)
+    return Seen(batches=frozenset(batches), fold=fold, end=record.offset + 1)
 
 
 async def _read_to_claim(state_log: StateLog, fold: Fold, own: lineage.Claim) -> int:

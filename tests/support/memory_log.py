@@ -18,6 +18,8 @@ class MemoryPartition:
     def __init__(self) -> None:
         self.records: list[LogRecord] = []
         self.newest: MemoryWriter | None = None
+        self.told_end: int | None = None
+        """What the log's end is said to be, where that is less than it is: by a leader that was elected just now."""
         self.reads = 0
         """How often the log was opened."""
         self._grown = asyncio.Event()
@@ -48,14 +50,17 @@ class MemoryReader:
 
     async def to_end(self) -> AsyncGenerator[LogRecord, None]:
         end = len(self._partition.records)
+        if self._partition.told_end is not None:
+            end = min(end, self._partition.told_end)
         while self._position < end:
             self._position += 1
             yield self._partition.records[self._position - 1]
 
     async def follow(self) -> AsyncGenerator[LogRecord, None]:
         while True:
-            async for record in self.to_end():
-                yield record
+            while self._position < len(self._partition.records):
+                self._position += 1
+                yield self._partition.records[self._position - 1]
             if self._position == len(self._partition.records):
                 await self._partition.grown()
 

@@ -210,6 +210,33 @@ async def test_a_batch_whose_outcome_is_unknown_is_written_once(house: House, wr
     assert house.progress(owner) == [b"1", b"2", b"3"]
 
 
+async def test_a_batch_is_found_again_though_its_new_leader_does_not_know_yet_that_it_is_committed(
+    house: House,
+) -> None:
+    owner, writer = await house.opened()
+    house.log.told_end = len(house.log.records)
+    writer.failure, writer.written_before_failure = ConnectionError("the leader died"), True
+    await owner.append([progress("1"), state("a", "1")])
+    assert house.progress(owner) == [b"1"]
+
+
+async def test_a_hold_costs_no_processor_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, _ = await house.opened(fencing=False, limits=Limits(mend_soon_seconds=0))
+    turns = 0
+    original = owner._next_change
+
+    async def counted() -> None:
+        nonlocal turns
+        turns += 1
+        await original()
+
+    monkeypatch.setattr(owner, "_next_change", counted)
+    owner.hold()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert turns <= 2
+
+
 async def test_a_batch_without_state_is_found_again_too(house: House) -> None:
     owner, writer = await house.opened()
     writer.failure, writer.written_before_failure = ConnectionError("the answer was lost"), True
@@ -250,7 +277,7 @@ async def test_an_owner_says_why_nothing_is_written_and_begins_no_effect_meanwhi
     append = owner.append([progress("1")])
     await eventually(lambda: len(house.writers[owner]) == 2)
     assert owner.trouble is not None
-    assert "the connection was closed" in owner.trouble.reason
+    assert "the connection to Kafka was lost" in owner.trouble.reason
     await never_before(owner.may_act(), house.writers[owner][-1].resume)
     await append
     assert owner.trouble is None
