@@ -36,7 +36,6 @@ _FAULT_SECONDS = 500.0
 #: In a chapter that forgets: how long after its end an execution is known, and how often that is looked at. All that a
 #: user sends about an execution comes soon after its end, so that it is still known then.
 _RETENTION_SECONDS, _SWEEP_SECONDS = 90, 4
-_KILLS = {"agent.kill", "agent.kill_at", "agent.kill_all"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,9 +308,10 @@ class _Chapter:
         near = [
             name
             for began, ended, name in self._struck
-            if began <= death.at + 3 * self._options.session and ended >= death.at - 2 * self._options.session
+            if began <= death.at + 2 * self._options.session
+            and (began if name == "agent.kill" else ended) >= death.at - 2 * self._options.session
         ]
-        return len(near) == 1 and near[0] in _KILLS
+        return near == ["agent.kill"]
 
 
 def _alone(agents: Agents) -> list[Death]:
