@@ -216,7 +216,8 @@ class Ends:
         for message in messages:
             if message.error() is None:
                 data = orjson.loads(message.value())["data"]
-                if not data.get("rollback_follows"):
+                refused = data.get("command") is not None  # it answers a command; the execution stands
+                if not data.get("rollback_follows") and not refused:
                     self.times[message.key()] += 1
                     self.statuses[data["status"]] += 1
 
