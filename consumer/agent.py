@@ -8,6 +8,7 @@ ends the process at once.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import random
 import signal
@@ -230,7 +231,8 @@ def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         asked = True
-        loop.call_soon_threadsafe(ask, named)
+        # Not in the context of the execution that happened to run when the signal came.
+        loop.call_soon_threadsafe(ask, named, context=contextvars.Context())
 
     former = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

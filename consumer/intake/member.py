@@ -70,7 +70,8 @@ class Options:
             "isolation_level": "read_committed",
             "partition_assignment_strategy": [RangePartitionAssignor],  # one partition number of all topics together
             "session_timeout_ms": session,
-            "heartbeat_interval_ms": max(100, session // 10),
+            # By its answer a member learns of a rebalance: so long is the pause when another agent stops or starts.
+            "heartbeat_interval_ms": max(100, min(1000, session // 10)),
             "rebalance_timeout_ms": rebalance,
             "request_timeout_ms": rebalance + 15_000,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
