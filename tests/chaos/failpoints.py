@@ -66,6 +66,7 @@ REQUESTS: Final = {
     "EndTxn": 26,
     "TxnOffsetCommit": 28,
 }
+_AROUND: Final[tuple[Moment, ...]] = ("before", "after")
 _CONNECTION = ("aiokafka.conn", "AIOKafkaConnection.send")
 
 #: Functions before and after which an agent may break, in the order of a partition's life.
@@ -109,8 +110,8 @@ _FUNCTIONS: Final = {
 def _table() -> dict[str, Place]:
     places: dict[str, Place] = {}
     for name, (module, attribute) in _FUNCTIONS.items():
-        for moment in ("before", "after"):
-            places[f"{name}.{moment}"] = Place(module, attribute, cast(Moment, moment))
+        for moment in _AROUND:
+            places[f"{name}.{moment}"] = Place(module, attribute, moment)
     for name, key in REQUESTS.items():
         for moment in get_args(Moment):
             places[f"{name}.{moment}"] = Place(*_CONNECTION, moment, request=key)

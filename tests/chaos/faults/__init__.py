@@ -24,10 +24,10 @@ def _kinds(base: type[Fault]) -> list[type[Fault]]:
     return found
 
 
-KINDS: list[type[Fault]] = sorted(_kinds(Fault), key=lambda kind: kind.name)
-
-
-# --- the plan ---
+#: All that can be drawn.
+KINDS: list[type[Fault]] = sorted(
+    (kind for base in Fault.__subclasses__() for kind in _kinds(base)), key=lambda kind: kind.name
+)
 
 
 @dataclass(frozen=True, slots=True)

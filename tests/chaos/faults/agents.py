@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from functools import partial
 
+from tests.chaos.agents import Place
 from tests.chaos.faults.base import STOP_SECONDS, UP_SECONDS, Fault, until
 from tests.chaos.stage import GUEST, PLACES, NotApplied, Setting, Stage
 
@@ -115,6 +117,10 @@ class FreezeAgent(OnAgent):
             stage.agents[self.place].signal(signal.SIGCONT)
 
 
+def _replaced(place: Place, number: int) -> bool:
+    return place.number != number
+
+
 class RollAgents(Fault):
     """A rolling update."""
 
@@ -130,8 +136,7 @@ class RollAgents(Fault):
         for name in PLACES:
             place = stage.agents[name]
             rolled += place.signal(signal.SIGTERM)
-            number = place.number
-            await until(lambda place=place, number=number: place.number != number, STOP_SECONDS)
+            await until(partial(_replaced, place, place.number), STOP_SECONDS)
             await stage.agents.until_ready([name], 30.0)
         if not rolled:
             raise NotApplied("no agent ran")

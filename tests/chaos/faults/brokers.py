@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Literal
 
 from tests.chaos.faults.base import Fault
@@ -134,7 +135,7 @@ class MoveLeaders(Fault):
         for role, partition, node in self.moves:
             topic = role if role.startswith("__") else stage.topic(role)
             try:
-                await blocking(lambda t=topic, p=partition, n=node: cluster.move_partition(t, p, n), 90.0)
+                await blocking(partial(cluster.move_partition, topic, partition, node), 90.0)
                 moved += 1
             except (RuntimeError, KeyError) as error:
                 stage.record.note("not_moved", topic=topic, partition=partition, reason=str(error).splitlines()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import Literal
 
 from tests.chaos.faults.base import REACH_SECONDS, Fault, until_async
@@ -71,7 +72,7 @@ class LoseAnswers(OnNetwork):
 
     async def strike(self, stage: Stage) -> None:
         for place in self.places:
-            await blocking(lambda place=place: stage.kafka.network(place).half_cut(self.direction))
+            await blocking(partial(stage.kafka.network(place).half_cut, self.direction))
 
 
 class Stall(OnNetwork):
@@ -101,7 +102,7 @@ class Slow(OnNetwork):
 
     async def strike(self, stage: Stage) -> None:
         for place in self.places:
-            await blocking(lambda place=place: stage.kafka.network(place).delay(self.seconds, self.jitter))
+            await blocking(partial(stage.kafka.network(place).delay, self.seconds, self.jitter))
 
 
 class LoseAnswerTo(OnNetwork):
@@ -132,9 +133,9 @@ class LoseAnswerTo(OnNetwork):
         proxies = list(stage.kafka.network(self.places[0]).proxies.values())
         for proxy in proxies:
             if self.open:
-                await blocking(lambda proxy=proxy: proxy.half_cut("to_client", after=self.after))
+                await blocking(partial(proxy.half_cut, "to_client", after=self.after))
             else:
-                await blocking(lambda proxy=proxy: proxy.drop_connections(after=self.after))
+                await blocking(partial(proxy.drop_connections, after=self.after))
 
         async def sent() -> bool:
             sights = [await blocking(proxy.look) for proxy in proxies]
