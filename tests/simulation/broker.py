@@ -43,8 +43,9 @@ class Cluster:
         return added[0].offset
 
     def durable(self, entries: Sequence[Entry]) -> None:
-        """Tells who watches."""
-        for entry in entries:
+        """Tells who watches; of what becomes durable together the events first, and then the state."""
+        state = self.names.name(Topic.STATE)
+        for entry in sorted(entries, key=lambda entry: entry.topic == state):
             for observer in self.observers:
                 observer(entry)
 

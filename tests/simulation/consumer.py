@@ -33,11 +33,46 @@ _EVICTED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressErr
 
 
 class _Coordinator:
-    """What `GroupMembership` asks."""
+    """What `GroupMembership` and `Member` look into."""
 
     def __init__(self) -> None:
         self.member_id = ""
         self.generation = -1
+        self.coordinator_id = 1
+        self._coordination_task: asyncio.Task[None] | None = None
+        self._heartbeat_task: asyncio.Task[None] | None = None
+
+
+class _Client:
+    """What `Member` leaves the group by where the consumer itself does not get to it."""
+
+    def __init__(self, consumer: SimConsumer) -> None:
+        self._consumer = consumer
+
+    async def send(self, node: int, request: object) -> None:
+        await self._consumer.say_goodbye()
+
+    async def close(self) -> None:
+        pass
+
+
+class SimClient:
+    """As AIOKafkaClient: asks whether Kafka answers."""
+
+    def __init__(self, **options: Any) -> None:
+        self._network = cluster.get().network
+
+    async def bootstrap(self) -> None:
+        await self._network.call(lambda: None)
+
+    async def coordinator_lookup(self, kind: object, key: str) -> int:
+        return await self._network.call(lambda: 1)
+
+    async def ready(self, node: int) -> bool:
+        return await self._network.call(lambda: True)
+
+    async def close(self) -> None:
+        pass
 
 
 class SimConsumer:
@@ -51,6 +86,8 @@ class SimConsumer:
         self._rebalance: float = options.get("rebalance_timeout_ms", 30_000) / 1000
         self._group: str | None = options.get("group_id")
         self._coordinator = _Coordinator()
+        self._client = _Client(self)
+        self._fetcher = None
         self._topics: list[str] = []
         self._listener: Any = None
         self._positions: dict[TopicPartition, int | None] = {}
@@ -62,8 +99,6 @@ class SimConsumer:
         self._closing = False
         self._in_rebalance = False
         self._data: asyncio.Future[None] | None = None
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._heart: asyncio.Task[None] | None = None
 
     # --- assignment ---
 
@@ -79,7 +114,7 @@ class SimConsumer:
         else:  # the first connection may fail too, and ends the process then; its next start is the same again
             await self._patiently(lambda: None)
             self._rejoin.set()
-            self._tasks.append(self._loop.create_task(self._coordinate(), name="coordination"))
+            self._coordinator._coordination_task = self._loop.create_task(self._coordinate(), name="coordination")
             await self._assigned_once.wait()
 
     async def stop(self) -> None:
@@ -88,14 +123,17 @@ class SimConsumer:
         self._closing = True
         self._rejoin.set()
         self._forget()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._coordinator._coordination_task is not None:
+            await asyncio.wait([self._coordinator._coordination_task])
         await self._stop_heart()
         if self._coordinator.generation > 0:
-            member = self._coordinator.member_id
             with contextlib.suppress(KafkaError):
-                await self._network.call(lambda: self._cluster.group.leave(member))
+                await self.say_goodbye()
             self._reset()
+
+    async def say_goodbye(self) -> None:
+        """LeaveGroup."""
+        await self._network.call(partial(self._cluster.group.leave, self._coordinator.member_id))
 
     def assignment(self) -> set[TopicPartition]:
         return set(self._positions)
@@ -290,7 +328,7 @@ class SimConsumer:
         self._loop.note(f"{current.get().name}: assigned {sorted({number for _, number in assignment})}")
         self._listener.on_partitions_assigned(self.assignment())
         self._assigned_once.set()
-        self._heart = self._loop.create_task(self._beat(), name="heartbeat")
+        self._coordinator._heartbeat_task = self._loop.create_task(self._beat(), name="heartbeat")
 
     async def _join(self) -> Assignment | None:
         mine, group = self._coordinator, self._cluster.group
@@ -316,7 +354,7 @@ class SimConsumer:
 
     async def _beat(self) -> None:
         mine, group = self._coordinator, self._cluster.group
-        pause = self._session / 4
+        pause = self._session / 3
         while mine.member_id:
             await asyncio.sleep(pause)
             try:
@@ -329,7 +367,7 @@ class SimConsumer:
                 continue
 
     async def _stop_heart(self) -> None:
-        heart, self._heart = self._heart, None
+        heart, self._coordinator._heartbeat_task = self._coordinator._heartbeat_task, None
         if heart is not None and not heart.done():
             heart.cancel()
             await asyncio.wait([heart])

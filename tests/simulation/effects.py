@@ -45,7 +45,9 @@ class Truth:
         self.started: set[tuple[str, str, str, int]] = set()
         """Attempts that were announced by the owner of that moment."""
         self.ended: dict[StepKey, str] = {}
-        """Steps that have their end, by the owner of that moment."""
+        """Steps that are known to have their end: by the state, which is what the next owner goes by."""
+        self._ends: dict[StepKey, tuple[int, int, str]] = {}
+        """Ends in the events (epoch, sequence number, type) that the state need not know of yet."""
         self.rollbacks: dict[str, int] = {}
         """How many rollbacks of an execution have begun."""
         self.offsets: dict[tuple[str, int], int] = {}
@@ -66,6 +68,8 @@ class Truth:
                 self._claim(entry)
             elif entry.key == lineage.OFFSETS_KEY and entry.value is not None:
                 self._take_offsets(entry, entry.value)
+            elif entry.key is not None and entry.value is not None and b"/" not in entry.key:
+                self._take_state(entry, entry.key.decode(), entry.value)
         elif entry.topic in (self._progress, self._results) and entry.value is not None:
             self._event(entry.partition, orjson.loads(entry.value))
 
@@ -73,6 +77,17 @@ class Truth:
         if lineage.epoch_of(entry.headers) == self.owners[entry.partition][0]:
             for role, offset in lineage.decode_offsets(value).items():
                 self.offsets[self._names.name(role), entry.partition] = offset
+
+    def _take_state(self, entry: Entry, name: str, value: bytes) -> None:
+        owner, _ = self.owners[entry.partition]
+        if lineage.epoch_of(entry.headers) != owner:
+            return
+        seq = orjson.loads(value)["seq"]
+        for step, (epoch, number, kind) in list(self._ends.items()):
+            if step[0] == name and number <= seq:
+                del self._ends[step]
+                if epoch == owner:  # what a former owner did not get into the state is not known
+                    self.ended[step] = kind
 
     def _claim(self, entry: Entry) -> None:
         assert entry.value is not None
@@ -89,18 +104,19 @@ class Truth:
         owner, _ = self.owners[partition]
         name = str(data["execution_id"])
         self._loop.note(f"{name}/{data['seq']} epoch {data['attempt_epoch']} {kind} {data.get('step', '')}")
-        if data["attempt_epoch"] != owner:
+        if owner is None or data["attempt_epoch"] != owner:
             return
         if kind == "wpk.step.started.v1":
             self.started.add((name, str(data["phase"]), str(data["step"]), int(str(data["attempt"]))))
         elif kind in _ENDS:
-            self.ended[name, str(data["phase"]), str(data["step"])] = kind
+            self._ends[name, str(data["phase"]), str(data["step"])] = owner, int(str(data["seq"])), kind
         elif kind == "wpk.execution.rolling_back.v1":
             self._follow(name, data, over=False)
             self.rollbacks[name] = self.rollbacks.get(name, 0) + 1
             planned = data.get("steps")
             for step in planned if isinstance(planned, list) else []:
                 assert isinstance(step, dict)
+                self._ends.pop((name, "rollback", str(step["step"])), None)
                 self.ended.pop((name, "rollback", str(step["step"])), None)
                 self._forget_rollback(name, str(step["step"]))
         elif kind == "wpk.execution.accepted.v1":

@@ -19,18 +19,20 @@ from prometheus_client import CollectorRegistry
 
 from consumer import clock
 from consumer.engine.execution import Execution
-from consumer.intake import lane, listener
-from consumer.journal import producers, reader
+from consumer.intake import lane, listener, member
+from consumer.journal import owner, producers, reader
 from consumer.telemetry.metrics import Metrics
 from consumer.workflow import conditions
-from tests.simulation.consumer import SimConsumer
+from tests.simulation.consumer import SimClient, SimConsumer
 from tests.simulation.log import EPOCH_MS
 from tests.simulation.loop import Loop, current
 from tests.simulation.producer import SimProducer
 
 _BEGIN = datetime.fromtimestamp(EPOCH_MS / 1000, UTC)
 #: Polling is an interval of nothing here: data wakes it.
-_POLL_MS = 1500
+_POLL_MS = 3000
+#: How often an owner looks for records that came late; so seldom in earnest that no schedule is long enough.
+MEND_SECONDS = 15.0
 #: What the agents reported as their own defects.
 defects: list[str] = []
 
@@ -69,6 +71,8 @@ def installed() -> Iterator[None]:
             stack.enter_context(patch.object(producers, "AIOKafkaProducer", SimProducer))
             stack.enter_context(patch.object(reader, "AIOKafkaConsumer", SimConsumer))
             stack.enter_context(patch.object(listener, "AIOKafkaConsumer", SimConsumer))
+            stack.enter_context(patch.object(member, "AIOKafkaClient", SimClient))
+            stack.enter_context(patch.object(owner, "_MEND_SECONDS", MEND_SECONDS))
             stack.enter_context(patch.object(listener, "_POLL_MS", _POLL_MS))
             stack.enter_context(patch.object(lane, "_SWEEP_SECONDS", 7.0))
             # Sets of executions have the same order in every run.

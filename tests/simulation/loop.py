@@ -13,6 +13,7 @@ import functools
 import heapq
 import sys
 import traceback
+import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
@@ -76,10 +77,6 @@ class Handle:
         """The time of a timer."""
         return self._when
 
-    def run(self) -> None:
-        """Runs it in its context."""
-        self._context.run(self._callback, *self._args)
-
 
 class Task(asyncio.Task[Result]):
     """A task whose hash does not depend on its address: sets of tasks have the same order in every run."""
@@ -117,6 +114,7 @@ class Loop(asyncio.AbstractEventLoop):
         """All tasks ever started: the garbage collector must not unwind what a killed process left."""
         self._abandoned = False
         self.world = Process("world")
+        self._worldly = _context_of(self.world)
         self.handled = 0
         """Callbacks run so far."""
         self.digest = 0
@@ -141,7 +139,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def at_world(self, delay: float, callback: Callable[[*Args], object], *args: *Args) -> Handle:
         """Has the world call it after so many seconds, whatever happens to who asked."""
-        return self._later(self.world, delay, callback, args, _context_of(self.world))
+        return self._later(self.world, delay, callback, args, self._worldly)
 
     def kill(self, process: Process) -> None:
         """None of its callbacks runs any more."""
@@ -175,12 +173,7 @@ class Loop(asyncio.AbstractEventLoop):
         sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize)
         try:
             task = _context_of(self.world).run(self.create_task, main)
-            while not task.done():
-                self._turn()
-                if self.handled > limit:
-                    raise SimulationError(f"no end after {limit} callbacks\n{self.stacks()}")
-                if self._errors:
-                    raise SimulationError("; ".join(self._errors))
+            self._run(task, limit)
             return task.result()
         finally:
             sys.set_asyncgen_hooks(*hooks)
@@ -198,6 +191,11 @@ class Loop(asyncio.AbstractEventLoop):
 
     def abandon(self) -> None:
         """Unwinds what killed processes (and all others) left, so that nothing of it runs later or is told of."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # some coroutines have not been begun
+            self._abandon()
+
+    def _abandon(self) -> None:
         for handle in [h for _, _, h in self._timers]:
             handle.cancel()
         self._timers.clear()
@@ -220,26 +218,32 @@ class Loop(asyncio.AbstractEventLoop):
 
     # --- inside ---
 
-    def _turn(self) -> None:
-        runnable = self._runnable
-        if not runnable:
-            self._advance()
-            return
-        at = int(self._draw() * len(runnable)) if len(runnable) > 1 else 0
-        process = runnable[at]
-        ready = process.ready
-        if self._shuffle and len(ready) > 1:
-            ready.rotate(-int(self._draw() * len(ready)))
-        handle = ready.popleft()
-        if not ready:
-            del runnable[at]
-        if handle._cancelled:
-            return
-        self.handled += 1
-        process.steps += 1
-        handle.run()
-        if process.steps == process.trip_at:
-            process.trip()
+    def _run(self, task: asyncio.Task[Any], limit: int) -> None:
+        """Callback by callback. In one piece, since it is what a schedule's time is spent with."""
+        runnable, draw, shuffle, done, errors = self._runnable, self._draw, self._shuffle, task.done, self._errors
+        while not done():
+            if not runnable:
+                self._advance()
+                continue
+            at = int(draw() * len(runnable)) if len(runnable) > 1 else 0
+            process = runnable[at]
+            ready = process.ready
+            if shuffle and len(ready) > 1:
+                ready.rotate(-int(draw() * len(ready)))
+            handle = ready.popleft()
+            if not ready:
+                del runnable[at]
+            if handle._cancelled:
+                continue
+            self.handled += 1
+            process.steps += 1
+            handle._context.run(handle._callback, *handle._args)
+            if process.steps == process.trip_at:
+                process.trip()
+            if errors:
+                raise SimulationError("; ".join(errors))
+            if self.handled > limit:
+                raise SimulationError(f"no end after {limit} callbacks\n{self.stacks()}")
 
     def _advance(self) -> None:
         timers = self._timers

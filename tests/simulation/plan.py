@@ -53,6 +53,8 @@ class Plan:
     shuffle: bool
     latency: float
     slow_marker: float
+    write_seconds: float
+    """How long an owner waits for a write; a short wait leaves the outcome unknown more often."""
     weather: Weather
     faults: tuple[tuple[Fault, ...], ...]
     """For each agent."""
@@ -63,6 +65,8 @@ class Plan:
     calm_at: float
     """From then on nothing breaks, and all must come to its end."""
     stop_at_end: bool
+    compacts_at_end: bool
+    """The cleaner passes once late records can have been mended, which is what min.compaction.lag.ms is for."""
     random: Random = field(repr=False)
 
     @property
@@ -77,7 +81,7 @@ def draw(seed: int, mode: Mode) -> Plan:
     fenced = mode == "exactly_once"
     partitions = 1 if random.random() < 0.7 else 2
     agents = random.choices((1, 2, 3), (25, 60, 15))[0]
-    severity = random.choice((0.0, 0.0, 0.01, 0.04))
+    severity = random.choice((0.0, 0.0, 0.02, 0.08))
     weather = Weather(*(severity * random.random() for _ in range(4)))
     commands = _commands(random, partitions)
     return Plan(
@@ -89,14 +93,16 @@ def draw(seed: int, mode: Mode) -> Plan:
         shuffle=random.random() < 0.5,
         latency=random.choice((0.002, 0.02, 0.2)),
         slow_marker=random.choice((0.005, 0.05, 1.0)),
+        write_seconds=random.choice((3.0, 12.0)),
         weather=weather,
         faults=tuple(_faults(random) for _ in range(agents)),
-        # The state topic's min.compaction.lag.ms is longer than a schedule. With exactly_once nothing rests on that.
+        # The state topic's min.compaction.lag.ms is longer than a schedule: only with exactly_once nothing rests on it.
         compactions=tuple(random.uniform(0, 25) for _ in range(random.choice((0, 0, 1, 3)) if fenced else 0)),
         skew=tuple(random.choice((0.0, 0.0, -2.0, 3.0)) for _ in range(agents)),
         commands=commands,
         calm_at=max(sent.at for sent in commands) + random.uniform(2, 15),
         stop_at_end=random.random() < 0.25,
+        compacts_at_end=random.random() < 0.25,
         random=random,
     )
 

@@ -41,23 +41,28 @@ def chunks(first: int, last: int, modes: tuple[Mode, ...]) -> Iterator[Chunk]:
 
 def run_chunk(chunk: Chunk) -> Report:
     """Runs a portion."""
-    verdicts = many(range(chunk.first, chunk.last), chunk.mode)
-    return Report(chunk.last - chunk.first, tuple(told(verdict) for verdict in verdicts if verdict.violations))
+    found = many(range(chunk.first, chunk.last), chunk.mode)
+    return Report(len(found), tuple(told(verdict) for verdict in found if verdict.violations))
 
 
 def many(seeds: range, mode: Mode) -> list[Verdict]:
-    """The schedules of those seeds. The garbage collector runs between them only: its time is not the schedule's."""
+    """What came of the schedules of those seeds."""
+    return list(verdicts(seeds, mode))
+
+
+def verdicts(seeds: range, mode: Mode) -> Iterator[Verdict]:
+    """The schedules one after the other. The garbage collector runs between them only, over what they left only."""
     collecting = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         with environment.installed():
-            verdicts = []
-            for seed in seeds:
-                verdicts.append(_one(seed, mode))
-                if seed % 10 == 9:
+            for number, seed in enumerate(seeds, 1):
+                yield _one(seed, mode)
+                if number % 10 == 0:
                     gc.collect()
-            return verdicts
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
 

@@ -11,7 +11,8 @@ from consumer.adapters.delay import DelayAdapter
 from consumer.clock import SystemClock
 from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import supervising
-from consumer.intake.listener import Listener, Options
+from consumer.intake.listener import Listener
+from consumer.intake.member import Options
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
@@ -33,7 +34,7 @@ _CONNECTION = KafkaConnection(bootstrap_servers="sim:9092")
 _NAMES = TopicNames("wpk")
 _OPTIONS = Options(session_timeout=6.0, fetch_max_wait_ms=100, max_command_bytes=900_000)
 _LIMITS = Limits(max_executions=4, step_timeout=30.0, approval_timeout=20.0)
-_OWNER_LIMITS = OwnerLimits(write_seconds=12.0, start_seconds=40.0)
+_GRACE = 6.0
 #: All must have come to its end so long after the last fault (virtual seconds).
 _PATIENCE = 300.0
 #: Requests that were lost or late before the calm have been made again, or have arrived, by then (virtual seconds).
@@ -128,7 +129,10 @@ class World:
             await asyncio.sleep(0.5)
         if plan.stop_at_end:
             await self._stop_all()
-        await asyncio.sleep(_SETTLE)
+        elif plan.compacts_at_end:
+            await asyncio.sleep(_SETTLE + 2 * environment.MEND_SECONDS)
+            self.cluster.compact()
+        await asyncio.sleep(_SETTLE if plan.weather.total or plan.cuts else 2.0)
         return [*self._wrong(), *(() if self._wrong() else invariants.broken(self))]
 
     @property
@@ -171,7 +175,7 @@ class World:
     # --- agents ---
 
     def _start(self, agent: _Agent) -> None:
-        if agent.up:
+        if agent.up or self._stopping:
             return
         agent.up = True
         agent.process = Process(f"a{agent.number}.{agent.incarnation}")
@@ -194,7 +198,7 @@ class World:
             names=_NAMES,
             identity=Identity(agent=name, group=GROUP),
             mode=self._plan.mode,
-            limits=_OWNER_LIMITS,
+            limits=OwnerLimits(write_seconds=self._plan.write_seconds, start_seconds=40.0, mend_soon_seconds=4.0),
         )
 
         async def read_state(journal: Journal) -> Mapping[str, bytes]:
@@ -212,7 +216,7 @@ class World:
         health = Health(lambda: Facts(agent=name, assigned=False, owned=0), monotonic=self._loop.time)
         async with supervising(services, read_state) as supervisor:
             listener = Listener(factory, supervisor, _OPTIONS, environment.metrics(), health)
-            await listener.run(stop, 3.0)
+            await listener.run(stop, _GRACE)
 
     def _adapters(self) -> dict[str, Adapter]:
         return adapters(self.effects, DelayAdapter(SystemClock()))
