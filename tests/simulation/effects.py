@@ -68,7 +68,7 @@ class Truth:
                 self._claim(entry)
             elif entry.key == lineage.OFFSETS_KEY and entry.value is not None:
                 self._take_offsets(entry, entry.value)
-            elif entry.key is not None and entry.value is not None and b"/" not in entry.key:
+            elif entry.value is not None and not lineage.is_reserved(entry.key) and b"/" not in (entry.key or b"/"):
                 self._take_state(entry, entry.key.decode(), entry.value)
         elif entry.topic in (self._progress, self._results) and entry.value is not None:
             self._event(entry.partition, orjson.loads(entry.value))
