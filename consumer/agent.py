@@ -305,6 +305,7 @@ def _factory(
         mode=guarantee.mode,
         limits=OwnerLimits(record_bytes=report.record_limit, write_seconds=settings.write_timeout),
         on_write=metrics.committed,
+        on_recovery=metrics.recovered,
         transaction_timeout=settings.transaction_timeout,
     )
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Mapping
 from datetime import datetime
 
@@ -96,7 +97,10 @@ class Execution:
         if state is None or state.handing_over is possible or (possible and not self._at_work(state)):
             return
         self._state = state.model_copy(update={"handing_over": possible})
-        self.flush()
+        with contextlib.suppress(
+            ValueError
+        ):  # the state is as large as it may be: a rebalance does not fail for a note
+            self.flush()
 
     def _at_work(self, state: ExecutionState) -> bool:
         """Whether a step runs under this owner. Delays do not count: they do nothing, and there may be very many."""

@@ -29,6 +29,8 @@ class OwnerFactory:
     limits: Limits = field(default_factory=Limits)
     on_write: Callable[[float], None] = lambda seconds: None
     """Told how long (seconds) each batch took to become durable."""
+    on_recovery: Callable[[], None] = lambda: None
+    """Told when an owner recovered from a write that had failed."""
     transaction_timeout: float = TRANSACTION_TIMEOUT_MS / 1000
     """Seconds after which the broker ends a dead owner's open transaction by itself."""
 
@@ -41,6 +43,7 @@ class OwnerFactory:
             self.identity,
             self.limits,
             on_write=self.on_write,
+            on_recovery=self.on_recovery,
         )
 
     def _writer(self, partition: int, commit: Commit) -> Writer:

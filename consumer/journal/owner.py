@@ -126,6 +126,7 @@ class PartitionOwner:
         limits: Limits = Limits(),
         clock: Clock = SystemClock(),  # noqa: B008 - without state
         on_write: Callable[[float], None] = lambda seconds: None,
+        on_recovery: Callable[[], None] = lambda: None,
     ) -> None:
         self._partition = partition
         self._new_writer = new_writer
@@ -135,6 +136,7 @@ class PartitionOwner:
         self._limits = limits
         self._clock = clock
         self._on_write = on_write
+        self._on_recovery = on_recovery
         self._phase = Phase.FENCING
         self._epoch = -1
         self._offsets: dict[CommandTopic, int] = {}
@@ -498,6 +500,7 @@ class PartitionOwner:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(2 * pause, _PAUSES[1])
         self.trouble = None
+        self._on_recovery()
         log.warning("journal.recovered", partition=self._partition, seconds=round(time.monotonic() - began, 3))
 
     async def _renew(self, batch: _Batch) -> None:

@@ -22,12 +22,12 @@ log = structlog.get_logger(__name__)
 
 #: How long the own claim, which is durable, may take to appear.
 CLAIM_SECONDS = 60.0
-#: How long it may take to read up to a mark.
-LOOK_SECONDS = 120.0
+#: How long it may take to read up to a mark; less than WPK_HANG_TIMEOUT.
+LOOK_SECONDS = 50.0
 
 
 class StateLog(Protocol):
-    """A state partition, read from its beginning."""
+    """A state partition, read from the place where it was opened."""
 
     def to_end(self) -> AsyncGenerator[LogRecord, None]:
         """All records up to the present end."""

@@ -112,6 +112,9 @@ class Metrics:
         self._lag = gauge("wpk_consumer_lag", "Commands that wait on the topic.", "topic", "partition")
         self._stage = gauge("wpk_agent_stage", "What the agent is about; 1 for the present stage.", "stage")
         self._hangs = counter("wpk_hangs_total", "What hung and was begun again.", "part")
+        self._recoveries = counter(
+            "wpk_recoveries_total", "Writes that failed, whose outcome was found out and that were made good."
+        )
         self._sandbox = gauge("wpk_sandbox_info", "The sandbox of shell steps; 1 for the one in use.", "sandbox")
         for command in _COMMANDS:  # a rate needs the zero before the one
             for outcome in _OUTCOMES:
@@ -182,6 +185,10 @@ class Metrics:
     def committed(self, seconds: float) -> None:
         """A batch became durable."""
         self._commits.observe(seconds)
+
+    def recovered(self) -> None:
+        """A partition's owner found out what became of a write, and made it good."""
+        self._recoveries.inc()
 
     def consumer_lag(self, topic: str, partition: int, records: int) -> None:
         """How many commands of a partition have not been taken yet."""

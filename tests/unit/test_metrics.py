@@ -67,6 +67,7 @@ def fill(metrics: Metrics) -> None:
     metrics.dead_letter("not_json")
     metrics.owned_partitions(3)
     metrics.committed(0.01)
+    metrics.recovered()
     metrics.consumer_lag("wpk.commands.execute", 3, 5)
     metrics.loop_lag(0.1)
     metrics.sandbox("bubblewrap")
@@ -93,6 +94,7 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "wpk_consumer_lag": ("gauge", {"topic", "partition"}),
         "wpk_sandbox_info": ("gauge", {"sandbox"}),
         "wpk_agent_stage": ("gauge", {"stage"}),
+        "wpk_recoveries_total": ("counter", set()),
         "wpk_hangs_total": ("counter", {"part"}),
     }
 
