@@ -99,7 +99,7 @@ class Execution:
         self._state = state.model_copy(update={"handing_over": possible})
         with contextlib.suppress(
             ValueError
-        ):  # the state is as large as it may be: a rebalance does not fail for a note
+        ):  # as large as it may be: no rebalance fails for a note
             self.flush()
 
     def _at_work(self, state: ExecutionState) -> bool:
