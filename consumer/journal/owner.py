@@ -454,6 +454,7 @@ class PartitionOwner:
         try:
             async with self._open_log(start) as state_log:
                 seen = await look_back(state_log, token, self._epoch, batch)
+            offsets = [self._offsets_record()] if lineage.OFFSETS_KEY in seen.fold.void else []
             if seen.fold.repairs():
                 async with self._open_log("beginning") as state_log:
                     seen = await look_back(state_log, token, None)
@@ -464,7 +465,7 @@ class PartitionOwner:
                 raise
             log.warning("journal.unmended", partition=self._partition, reason=_why(error))
             return
-        repairs = [Record(Topic.STATE, key, value) for key, value in seen.fold.repairs().items()]
+        repairs = [*offsets, *(Record(Topic.STATE, key, value) for key, value in seen.fold.repairs().items())]
         if repairs and seen.fold.lineage.epoch == self._epoch:
             log.warning("a fenced owner's records are overruled", partition=self._partition, keys=len(repairs))
             await self._write_surely(self._batch(repairs, {}))

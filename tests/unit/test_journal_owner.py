@@ -567,12 +567,15 @@ async def test_an_owner_overrules_what_a_fenced_one_writes_meanwhile(house: Hous
     await zombie.append([state("a", "1"), state("b", "1")])
     owner, _ = await house.opened(fencing=False, limits=Limits(mend_soon_seconds=0.05))
     await owner.append([state("a", "2")])
-    await zombie.append([state("a", "zombie"), state("b", "zombie"), state("c", "zombie")])  # nobody checks it
+    await owner.append([], {CommandTopic.EXECUTE: 5})
+    late = [state("a", "zombie"), state("b", "zombie"), state("c", "zombie")]
+    await zombie.append(late, {CommandTopic.EXECUTE: 3})  # nobody checks it
 
     def newest() -> dict[bytes | None, bytes | None]:
         return {record.key: record.value for record in house.log.records}
 
     await eventually(lambda: (newest()[b"a"], newest()[b"b"], newest()[b"c"]) == (b"2", b"1", None))
+    assert lineage.decode_offsets(newest()[lineage.OFFSETS_KEY] or b"") == {CommandTopic.EXECUTE: 5}
     assert owner.alive
     await owner.append([state("a", "3")])
     assert newest()[b"a"] == b"3"
