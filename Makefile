@@ -4,12 +4,17 @@ PY    := .venv/bin/python
 STAMP := .venv/.stamp
 # What pytest runs: `make test ARGS="-k rollback -x"`.
 ARGS  ?=
+# What `make chaos` and `make simulate` do: rounds of faults, the seed they are drawn from; schedules by their seeds.
+ROUNDS ?= 16
+SEED   ?= 1
+MODE   ?= exactly_once
+SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt lock image bench chaos clean
+.PHONY: help setup demo test test-long simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
 
@@ -23,6 +28,18 @@ demo: $(STAMP) ## run two workflows on an embedded broker: no Docker, no Kafka, 
 test: $(STAMP) ## run the tests (Apache Kafka's half needs Docker, or Java and Maven; it says so where they are missing)
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m pytest $(ARGS)
+
+test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, a real Kubernetes API server (needs Go)
+	@$(PY) -m tests.support.kafka
+	@$(PY) -m tests.support.control_plane
+	@$(PY) -m pytest -m long $(ARGS)
+
+simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
+	@$(PY) -m tests.simulation --seeds $(SEEDS) --jobs $$(nproc)
+
+chaos: $(STAMP) ## break agents, brokers and the network, and check every promise: make chaos ROUNDS=1000 SEED=7
+	@$(PY) -m tests.support.kafka
+	@$(PY) -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --mode $(MODE)
 
 lint: $(STAMP) ## check style, types and layers
 	@.venv/bin/ruff check .
@@ -46,11 +63,9 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
 
-bench: ## measure (not yet)
-	@echo "make bench: not yet"
-
-chaos: ## break brokers and agents, and check what they promised (not yet)
-	@echo "make chaos: not yet"
+bench: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
+	@$(PY) -m tests.support.kafka
+	@$(PY) -m bench.bounds $(ARGS)
 
 clean: ## back to a fresh clone
 	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.foreign import ForeignUser, foreign_user
 from tests.support.kafka import KafkaBroker
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 #: Very generous: the agent takes about 80 MB when it does nothing.
 MEMORY = 400 << 20

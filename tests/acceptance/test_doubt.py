@@ -27,7 +27,7 @@ from tests.support.k8s_api import K8sApi, k8s_api
 from tests.support.k8s_steps import available, deployment, job, rolled_out, set_image
 from tests.support.kafka import KafkaBroker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 Json = dict[str, Any]
 #: How long a pause or a wait lasts in these tests: long enough that its agent dies within it (seconds).

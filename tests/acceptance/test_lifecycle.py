@@ -22,7 +22,7 @@ from tests.support.foreign import ForeignUser, foreign_user
 from tests.support.kafka import KafkaBroker
 from tests.support.processes import AgentProcess
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 STOP = ["refusing", "draining", "flushing", "leaving"]
 

@@ -14,7 +14,7 @@ from tests.support import processes
 from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 PARTITIONS = 4
 PATIENCE = 180.0
 

@@ -29,7 +29,7 @@ from tests.support.require import require
 ROOT = Path(__file__).parents[2]
 #: Generous: this machine may run other brokers and their tests at the same time.
 PATIENCE = 60
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.support.control_plane.manifests import job, pod, workload
 from tests.support.control_plane.space import PATIENCE, statuses
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.usefixtures("played_pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
 
 
 # --- workloads -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.support.control_plane.manifests import pod, workload
 from tests.support.control_plane.space import statuses
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.usefixtures("played_pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
 
 # --- logs ------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pytest
 from tests.support.control_plane import ExternalCluster, KubernetesCluster, any_cluster, build
 
 
+@pytest.mark.long
 async def test_a_cluster_that_is_named_is_used_and_not_broken(
     control_plane: KubernetesCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

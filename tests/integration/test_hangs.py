@@ -17,7 +17,7 @@ from tests.support import agents
 from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 PACKAGE = {
     "metadata": {"name": "hangs"},

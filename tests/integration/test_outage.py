@@ -17,7 +17,7 @@ from tests.support.agents import PATIENCE, PLUGINS
 from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 #: Longer than the session and a write may take together.
 AWAY = 20.0
 SESSION, WRITE = 6, 5
