@@ -97,9 +97,7 @@ class Execution:
         if state is None or state.handing_over is possible or (possible and not self._at_work(state)):
             return
         self._state = state.model_copy(update={"handing_over": possible})
-        with contextlib.suppress(
-            ValueError
-        ):  # as large as it may be: no rebalance fails for a note
+        with contextlib.suppress(ValueError):  # as large as it may be: no rebalance fails for a note
             self.flush()
 
     def _at_work(self, state: ExecutionState) -> bool:
