@@ -27,6 +27,10 @@ class Inbox:
         self._expected: dict[CommandTopic, int] = {}
         self._put_off: dict[CommandTopic, float] = {}
 
+    def forget(self) -> None:
+        """Nothing waits, and nothing is known of what was taken."""
+        self.expect({})
+
     def expect(self, offsets: Mapping[CommandTopic, int]) -> None:
         """Begins anew: nothing waits, and what lies before these offsets was taken."""
         for queue in self._queues.values():

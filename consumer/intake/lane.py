@@ -234,6 +234,9 @@ class Lane:
             pass  # the owner's own reason says more
         finally:
             self._partition = None
+            # What was fetched counts for nothing now, and how far that was must not move anybody on: a rebalance sets
+            # the consumer to where the lane goes on, and that is known again when the next owner has sought it.
+            self._inbox.forget()
             await self._supervisor.drop(partition)
         raise OwnershipLost(owner.reason or "the owner was lost")
 

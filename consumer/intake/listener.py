@@ -82,6 +82,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._restarts: Counter[int] = Counter()
         self._roles = {self._names.name(role): role for role in CommandTopic}
         self._assigned = False
+        self._assignments = 0
+        """How often the group has assigned partitions to this agent."""
         self._draining = False
         supervisor.on_room(self._wake_all)
 
@@ -252,6 +254,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The new set. No heartbeat is sent while this runs, so that all that takes time becomes a task."""
         self._member.joined()
+        self._assignments += 1
         self._member.consumer.pause(*assigned)
         numbers = {tp.partition for tp in assigned}
         for number in self._lanes.keys() - numbers:
@@ -307,7 +310,14 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             del self._leaving[number]
 
     async def seek(self, partition: int, restored: Restored) -> dict[CommandTopic, int]:
-        """See `lane.Source`."""
+        """See `lane.Source`. A rebalance sets the consumer elsewhere: what was begun before it is done again."""
+        while True:
+            assignments = self._assignments
+            known = await self._seek(partition, restored)
+            if assignments == self._assignments:
+                return known
+
+    async def _seek(self, partition: int, restored: Restored) -> dict[CommandTopic, int]:
         known: dict[CommandTopic, int] = {}
         try:
             for topic, role in self._roles.items():

@@ -204,6 +204,21 @@ async def test_records_that_were_taken_before_are_not_taken_again() -> None:
         assert "command.duplicate" not in b.names("e1")
 
 
+async def test_what_a_lost_owner_had_not_taken_moves_nobody_on() -> None:
+    async with bench(Limits(max_executions=1)) as b:
+        b.execute(0, "e1", "60s")
+        b.lane.hold()
+        b.execute(1, "e2")
+        b.execute(2, "e3")
+        b.owner.kill("another agent took the partition")
+        await eventually(lambda: not b.lane.active)
+        assert b.lane.next_offset(CommandTopic.EXECUTE) is None, "a rebalance would set the consumer behind e2 and e3"
+        b.lane.release()
+        await eventually(lambda: b.lane.active)
+        taken = b.source.offsets[-1].get(CommandTopic.EXECUTE, 0)
+        assert b.lane.next_offset(CommandTopic.EXECUTE) == (taken or None)
+
+
 async def test_what_comes_while_there_is_no_owner_is_left_for_the_seek() -> None:
     lane = Lane(0, supervisor=None, new_owner=None, source=None, max_bytes=1)  # type: ignore[arg-type]
     lane.push(

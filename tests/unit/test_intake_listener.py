@@ -1,0 +1,61 @@
+"""What a rebalance may and may not do to the place where a partition's commands are read on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from aiokafka import TopicPartition
+from prometheus_client import CollectorRegistry
+
+from consumer.intake.listener import Listener, Options
+from consumer.journal.restore import Restored
+from consumer.journal.topics import TopicNames
+from consumer.ports import CommandTopic
+from consumer.telemetry.metrics import Metrics
+
+EXECUTE = TopicPartition("wpk.commands.execute", 0)
+
+
+class Rebalanced:
+    """A consumer whose group is rebalanced while it is asked for a committed offset for the `at`th time."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.asked = 0
+        self.positions: dict[TopicPartition, int | None] = {}
+        self.listener: Listener
+
+    async def committed(self, tp: TopicPartition) -> int | None:
+        self.asked += 1
+        if self.asked == self.at:
+            self.positions.clear()  # aiokafka forgets them with the former assignment
+            self.listener.on_partitions_assigned([])
+        return None
+
+    async def seek_to_beginning(self, tp: TopicPartition) -> None:
+        self.positions[tp] = None
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.positions[tp] = offset
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        pass
+
+
+async def test_a_rebalance_in_the_middle_of_a_seek_has_it_done_again() -> None:
+    consumer = Rebalanced(at=2)
+    listener = Listener(
+        SimpleNamespace(names=TopicNames("wpk"), mode="at_least_once"),  # type: ignore[arg-type]
+        SimpleNamespace(on_room=lambda callback: None),  # type: ignore[arg-type]
+        Options(session_timeout=10, fetch_max_wait_ms=100, max_command_bytes=1000),
+        Metrics(CollectorRegistry()),
+        SimpleNamespace(),  # type: ignore[arg-type]
+    )
+    listener._member = SimpleNamespace(consumer=consumer, joined=lambda: None)  # type: ignore[assignment]
+    consumer.listener = listener
+    restored = Restored(epoch=1, state={}, offsets={CommandTopic.EXECUTE: 33})
+
+    known = await listener.seek(0, restored)
+
+    assert known == {CommandTopic.EXECUTE: 33}
+    assert consumer.positions[EXECUTE] == 33
