@@ -320,6 +320,9 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     async def _seek(self, partition: int, restored: Restored) -> dict[CommandTopic, int]:
         known: dict[CommandTopic, int] = {}
         try:
+            # Where an owner follows another at once the poll may not have seen yet that the lane takes nothing: what it
+            # fetched after the seek would be passed over.
+            self._member.consumer.pause(*(TopicPartition(topic, partition) for topic in self._roles))
             for topic, role in self._roles.items():
                 tp = TopicPartition(topic, partition)
                 offset = restored.resume_at(role, await self._member.consumer.committed(tp))

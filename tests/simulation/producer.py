@@ -130,7 +130,8 @@ class SimProducer:
 
         async def end() -> None:
             if self._added or self._grouped:
-                await self._insist(lambda: self._cluster.transactions.end(name, number, epoch, commit=True))
+                commit = self._cluster.transactions.end
+                await self._insist(lambda: commit(name, number, epoch, commit=True), once=True)
 
         await asyncio.shield(self._spawn(end()))
 
@@ -195,8 +196,9 @@ class SimProducer:
         else:
             await asyncio.shield(self._adding[log])
 
-    async def _insist(self, request: Any) -> Any:
-        """Repeats it until it is answered, as aiokafka's sender does."""
+    async def _insist(self, request: Any, *, once: bool = False) -> Any:
+        """Repeats it until it is answered, as aiokafka's sender does; with `once` not, as the
+        guard of `consumer.journal.guards` has it do with EndTxn."""
         while True:
             try:
                 return await self._network.call(request)
@@ -205,6 +207,6 @@ class SimProducer:
             except InvalidProducerEpoch as error:
                 raise ProducerFenced from error
             except KafkaError as error:
-                if not error.retriable:
+                if once or not error.retriable:
                     raise
                 await asyncio.sleep(_BACKOFF)

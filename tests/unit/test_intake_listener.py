@@ -23,12 +23,14 @@ class Rebalanced:
         self.at = at
         self.asked = 0
         self.positions: dict[TopicPartition, int | None] = {}
+        self.paused: set[TopicPartition] = set()
         self.listener: Listener
 
     async def committed(self, tp: TopicPartition) -> int | None:
         self.asked += 1
         if self.asked == self.at:
             self.positions.clear()  # aiokafka forgets them with the former assignment
+            self.paused.clear()
             self.listener.on_partitions_assigned([])
         return None
 
@@ -36,10 +38,11 @@ class Rebalanced:
         self.positions[tp] = None
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
+        assert tp in self.paused, "what is fetched between a seek and the pause would be passed over"
         self.positions[tp] = offset
 
     def pause(self, *partitions: TopicPartition) -> None:
-        pass
+        self.paused |= set(partitions)
 
 
 async def test_a_rebalance_in_the_middle_of_a_seek_has_it_done_again() -> None:

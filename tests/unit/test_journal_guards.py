@@ -154,3 +154,54 @@ def test_transactions_follow_each_other_without_a_long_pause() -> None:
 
 def test_aiokafkas_fast_record_code_is_there() -> None:
     assert default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords")
+
+
+# --- EndTxn -----------------------------------------------------------------------------------------------------
+
+
+class Ending:
+    """What a sender's handler needs to end a transaction, with answers as a test wants them."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.completed = False
+        self._retry_backoff = 0.0
+        self._txn_manager = SimpleNamespace(
+            transactional_id="id", producer_id=1, producer_epoch=1, complete_transaction=self._complete
+        )
+        self.client = SimpleNamespace(send=self._send)
+
+    async def _send(self, *_: object, **__: object) -> object:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(error_code=answer)
+
+    def _complete(self) -> None:
+        self.completed = True
+
+    def _coordinator_dead(self, *_: object) -> None:
+        pass
+
+    async def end(self) -> bool:
+        done: bool = await sender.EndTxnHandler(self, True).do(1)
+        return done
+
+
+@pytest.mark.parametrize("error", [errors.KafkaConnectionError(), errors.RequestTimedOutError()])
+async def test_an_end_of_a_transaction_whose_answer_is_lost_is_not_sent_again(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        await Ending(error).end()
+
+
+async def test_an_end_that_was_not_sent_or_is_answered_by_not_yet_is_asked_for_again() -> None:
+    assert not await Ending(errors.NodeNotReadyError()).end()
+    assert not await Ending(errors.ConcurrentTransactions.errno).end()
+    ending = Ending(0)
+    assert await ending.end()
+    assert ending.completed
+
+
+async def test_aiokafka_itself_would_send_it_again() -> None:
+    handler = sender.EndTxnHandler(Ending(errors.KafkaConnectionError()), True)
+    assert not await sender.BaseHandler.do(handler, 1)
