@@ -106,6 +106,9 @@ class Action(Protocol):
         """
         ...
 
+    # `waits`, a bool that an action need not have: whether a repeatable one does nothing but wait and look. When the
+    # agent stops it is left to the next owner at once; others get the time that the stop has for them.
+
     async def plan(self, step: StepContext) -> Plan:
         """What `run` would do. Changes nothing outside. Raises StepError where it can't be known or would fail."""
         ...

@@ -47,6 +47,11 @@ class DelayAction:
         return True
 
     @property
+    def waits(self) -> bool:
+        """See `ports.Action`."""
+        return True
+
+    @property
     def time_limit(self) -> float | None:
         return self.seconds
 

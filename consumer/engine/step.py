@@ -158,9 +158,9 @@ class StepRunner:
         return action is not None and action.repeatable
 
     async def waits(self, handler: Handler, phase: Phase) -> bool:
-        """Whether the step is a repeatable one that mostly waits: its configuration says how long it may take."""
+        """Whether the step is a repeatable one that only waits, see `ports.Action`."""
         action = await self._action(handler, phase)
-        return action is not None and action.repeatable and action.time_limit is not None
+        return action is not None and action.repeatable and bool(getattr(action, "waits", False))
 
     async def _action(self, handler: Handler, phase: Phase) -> Action | None:
         try:

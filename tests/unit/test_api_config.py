@@ -162,6 +162,14 @@ def test_a_request_in_doubt_is_repeated_where_twice_is_as_good_as_once(
     assert prepare(adapter, {"url": URL, "method": method, "headers": headers}).repeatable is repeatable
 
 
+@pytest.mark.parametrize(
+    ("method", "waits"), [("GET", True), ("HEAD", True), ("PUT", False), ("DELETE", False), ("POST", False)]
+)
+def test_a_stop_cuts_only_requests_that_look(adapter: api.ApiAdapter, method: str, waits: bool) -> None:
+    config = {"method": method, "url": URL, "timeout": "90s", "headers": {"Idempotency-Key": "k"}}
+    assert getattr(prepare(adapter, config), "waits", None) is waits
+
+
 def test_the_time_limit_is_the_configured_timeout(adapter: api.ApiAdapter) -> None:
     assert prepare(adapter, {"url": URL, "timeout": "90s"}).time_limit == 90.0
     assert prepare(adapter, {"url": URL}).time_limit is None

@@ -82,7 +82,7 @@ async def test_the_packages_word_decides_over_the_adapters(probe: Any) -> None:
 async def test_only_what_waits_is_ended_at_first(probe: Any) -> None:
     wpk = package(
         step("works", {"wait": True}),
-        step("repeats", {"wait": True, "repeatable": True}),
+        step("repeats", {"wait": True, "repeatable": True, "limit": 3600}),
         {"name": "pause", "type": "delay", "config": {"duration": "1h"}},
         step("last", needs=["works", "repeats", "pause"]),
     )

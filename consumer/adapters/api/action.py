@@ -45,6 +45,11 @@ class ApiAction:
         return self.config.method in _IDEMPOTENT or any(name.lower() == _KEY.lower() for name in self.config.headers)
 
     @property
+    def waits(self) -> bool:
+        """True for what only looks: a change that is cut off may have been made, and its repetition may be refused."""
+        return self.config.method in message.SAFE
+
+    @property
     def time_limit(self) -> float | None:
         return self.config.timeout
 

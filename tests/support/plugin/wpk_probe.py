@@ -44,6 +44,8 @@ class ProbeConfig(BaseModel):
     capture: str | None = None
     undo_fails: bool = False
     repeatable: bool = False
+    limit: float | None = None
+    """Seconds that the configuration allows the step."""
     lines: tuple[str, ...] = ()
     delay: float | None = None
     block: float = 0
@@ -60,7 +62,7 @@ class ProbeAction:
 
     @property
     def time_limit(self) -> float | None:
-        return None
+        return self.config.limit
 
     async def plan(self, step: StepContext) -> Plan:
         seen[step.execution_id].effects.append(f"plan {step.step}")

@@ -41,6 +41,11 @@ class Wait:
     repeatable: bool = True
 
     @property
+    def waits(self) -> bool:
+        """See `ports.Action`."""
+        return True
+
+    @property
     def time_limit(self) -> float | None:
         return self.config.timeout
 
