@@ -35,7 +35,7 @@ test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, 
 	@$(PY) -m pytest -m long $(ARGS)
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
-	@$(PY) -m tests.simulation --seeds $(SEEDS) --jobs $$(nproc)
+	@$(PY) -m tests.simulation --seeds $(SEEDS) --mode $(MODE) --jobs $$(nproc)
 
 chaos: $(STAMP) ## break agents, brokers and the network, and check every promise: make chaos ROUNDS=1000 SEED=7
 	@$(PY) -m tests.support.kafka
