@@ -230,6 +230,7 @@ def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
             watchdog.say("agent.killed", form=settings.log_format, signal=named.name, reason="a second signal came")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            os._exit(128 + number)  # as PID 1 of a container: the kernel ignores such a signal (pid_namespaces(7))
         asked = True
         # Not in the context of the execution that happened to run when the signal came.
         loop.call_soon_threadsafe(ask, named, context=contextvars.Context())
