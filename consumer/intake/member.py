@@ -156,8 +156,10 @@ class Member:
                     await self._say_goodbye()
             await tasks.cancel_and_wait(leaving)
             await self._cut_off(within / 4)
-        elif not leaving.cancelled() and (error := leaving.exception()) is not None:
-            _log.warning("group.left_in_disorder", error=f"{type(error).__name__}: {error}"[:300])
+        elif leaving.cancelled() or leaving.exception() is not None:
+            # Cancelled by itself: aiokafka awaits fetches that it has just cancelled, and what is raised ends its stop.
+            reason = "the Kafka client cancelled its own stop" if leaving.cancelled() else repr(leaving.exception())
+            _log.warning("group.left_in_disorder", error=reason[:300])
             await self._cut_off(within / 4)
 
     async def _say_goodbye(self) -> None:
@@ -170,16 +172,17 @@ class Member:
         await self.consumer._client.send(node, LeaveGroupRequest(self._group, member))
 
     async def _cut_off(self, within: float) -> None:
+        """Ends the client's parts one by one. Each in a task: its own cancellations must not end what comes after."""
         coordinator, fetcher = self.consumer._coordinator, self.consumer._fetcher
         if coordinator is not None:
             names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
             mine = [task for name in names if (task := getattr(coordinator, name, None)) is not None]
             await tasks.cancel_and_wait(*mine)
-        for part in (fetcher, self.consumer._client):
-            if part is not None:
-                with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    async with asyncio.timeout(within / 2):
-                        await part.close()
+        if fetcher is not None:
+            await tasks.cancel_and_wait(fetcher._fetch_task, *fetcher._pending_tasks)
+        closing = asyncio.create_task(self.consumer._client.close(), name="close")
+        await asyncio.wait([closing], timeout=within)
+        await tasks.cancel_and_wait(closing)
 
 
 async def answers(connection: KafkaConnection, group: str) -> bool:
