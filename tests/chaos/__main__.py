@@ -24,7 +24,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first round (0)")
     parser.add_argument("--rate", type=float, default=4.0, help="executions a second (4)")
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--only", default="", help="faults to be drawn: beginnings of their names, by commas")
+    parser.add_argument("--only", default="", help="faults to be drawn: names or beginnings of names, by commas")
+    parser.add_argument("--session", type=float, default=6.0, help="the agents' session timeout in seconds (6)")
+    parser.add_argument("--calm", type=float, default=0.0, help="seconds of rest after each round, at least (0)")
     parser.add_argument("--keep", type=Path, help="directory for everything; else a temporary one, kept on violation")
     given = parser.parse_args()
     directory = given.keep or Path(tempfile.mkdtemp(prefix="wpk-chaos-"))
@@ -38,6 +40,8 @@ def main() -> int:
         first=given.first,
         rate=given.rate,
         partitions=given.partitions,
+        session=given.session,
+        calm=given.calm,
         only=tuple(filter(None, given.only.split(","))),
     )
     directory.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,10 @@ class Options:
     """Executions a second."""
     partitions: int = 4
     session: float = 6.0
+    calm: float = 0.0
+    """Rest after each round (seconds), at least: what a single fault costs shows only where no other is near."""
     only: tuple[str, ...] = ()
-    """Names (or beginnings of names) of the faults to be drawn; empty: all."""
+    """Names of the faults to be drawn, or beginnings of names; empty: all."""
     shells: float = 0.1
     """The share of steps that are processes."""
 
@@ -73,7 +75,8 @@ class Options:
 
     def allows(self, name: str) -> bool:
         """Whether that fault may be drawn."""
-        return not self.only or any(name.startswith(start) for start in self.only)
+        names = {kind.name for kind in faults.KINDS}
+        return not self.only or any(name == want or (want not in names and name.startswith(want)) for want in self.only)
 
 
 async def run(options: Options) -> Report:
@@ -204,7 +207,7 @@ class _Chapter:
                 group.create_task(self._strike(stage, at, fault))
         for place in stage.agents.places.values():
             place.order("disarm")
-        await asyncio.sleep(drawn.pause)
+        await asyncio.sleep(max(drawn.pause, self._options.calm))
         self._result.rounds += 1
 
     async def _strike(self, stage: Stage, at: float, fault: Fault) -> None:
