@@ -17,6 +17,7 @@ from consumer.adapters.k8s.actions.rollback import Rollback
 from consumer.adapters.k8s.actions.scale import Scale
 from consumer.adapters.k8s.actions.wait import Wait
 from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.configs_base import ActionConfig
 from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
 from consumer.ports import Action, JsonObject, Plan, Scope, StepContext
@@ -65,7 +66,7 @@ class K8sAdapter:
         await self._cluster.aclose()
 
 
-def action_of(cluster: Cluster, config: configs.ActionConfig) -> Action:
+def action_of(cluster: Cluster, config: ActionConfig) -> Action:
     """The action that the config's model stands for."""
     match config:
         case configs.CreateConfig() | configs.DeleteConfig() | configs.PatchConfig() | configs.AnnotateConfig():
@@ -96,7 +97,7 @@ def _object_action(
             return Mark(cluster=cluster, config=config, part="annotations")
 
 
-def _reading_action(cluster: Cluster, config: configs.ActionConfig) -> Action:
+def _reading_action(cluster: Cluster, config: ActionConfig) -> Action:
     match config:
         case configs.LogsConfig():
             return Logs(cluster=cluster, config=config)

@@ -4,73 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel
+from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, RootModel
 
-from consumer.adapters.k8s import fields, kinds
+from consumer.adapters.k8s import kinds
+from consumer.adapters.k8s.configs_base import (
+    ActionConfig,
+    Manifest,
+    Name,
+    SelectingConfig,
+    Text,
+    field_path,
+    no_text,
+)
 from consumer.ports import JsonObject, Scope
 from schemas.failure import Problem
 from schemas.scalars import Duration
 
 #: Actions of the format that this adapter does not have yet.
 LATER = ("apply", "job", "cordon", "uncordon", "drain", "metrics")
-
-
-def _selector(value: object) -> object:
-    """Labels may be written as an object too: `{app: web}` is `app=web`."""
-    if isinstance(value, dict):
-        return ",".join(f"{key}={wanted}" for key, wanted in value.items())
-    return value
-
-
-def _text(value: object) -> object:
-    """Numbers and booleans as the texts that labels and annotations are."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _named(value: str) -> str:
-    """What no part of a URL's path can hold, no object is called; `kind/name` is taken apart later."""
-    if any(character.isspace() or character in "?#%" for character in value):
-        raise ValueError(f'"{value[:80]}" is no name of an object')
-    return value
-
-
-def _no_text(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError("is a text; write it as an object (YAML in YAML), so that values in it stay data")  # noqa: TRY004
-    return value
-
-
-def _path(value: str) -> str:
-    fields.parse(value)
-    return value
-
-
-Selector = Annotated[str, BeforeValidator(_selector), Field(min_length=1)]
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_named)]
-Manifest = Annotated[dict[str, JsonValue], BeforeValidator(_no_text)]
-
-
-class ActionConfig(BaseModel):
-    """Base of all actions: what they work on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True)
-
-    resource_type: str | None = Field(default=None, min_length=1, max_length=253)
-    """deployment, statefulset, daemonset, pod, job, secret, configmap, node, or any kind the cluster serves."""
-    name: Name | None = Field(default=None, validation_alias=AliasChoices("name", "resource_name", "resource"))
-    """The object's name, also as `deployment/api`; else the parameter of the same name."""
-    namespace: Name | None = None
-    """Else the parameter `namespace`, else the kubeconfig context's, else `default`."""
-
-
-class SelectingConfig(ActionConfig):
-    """An action that may work on several objects."""
-
-    selector: Selector | None = None
-    """A label selector, `app=web,tier!=test`, instead of a name."""
 
 
 class LogsConfig(SelectingConfig):
@@ -101,7 +52,7 @@ class GetConfig(SelectingConfig):
     """The object, the list, or one field."""
 
     action: Literal["get"]
-    field: Annotated[str, BeforeValidator(_path)] | None = None
+    field: Annotated[str, BeforeValidator(field_path)] | None = None
     """JSONPath or dotted: `spec.replicas`, `{.status.phase}`, `metadata.annotations['a.b/c']`."""
 
 
@@ -174,7 +125,7 @@ class PatchConfig(ActionConfig):
     """As `kubectl patch` does it. Fields that the kind does not have are refused."""
 
     action: Literal["patch"]
-    data: Annotated[dict[str, JsonValue] | list[dict[str, JsonValue]], BeforeValidator(_no_text)] = Field(
+    data: Annotated[dict[str, JsonValue] | list[dict[str, JsonValue]], BeforeValidator(no_text)] = Field(
         validation_alias=AliasChoices("data", "manifest", "patch")
     )
     """The patch. For a secret or a configmap also just its `data`: `{password: cGFzcw==}`."""

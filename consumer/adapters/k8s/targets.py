@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from consumer.adapters.k8s import kinds
 from consumer.adapters.k8s.client import Cluster
-from consumer.adapters.k8s.config import DEFAULT_KINDS, ActionConfig, SelectingConfig
+from consumer.adapters.k8s.config import DEFAULT_KINDS
+from consumer.adapters.k8s.configs_base import ActionConfig, SelectingConfig
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, StepContext
 
