@@ -148,6 +148,7 @@ async def test_a_storm_of_the_same_command_runs_it_once(
     user.assert_whole("storm", once=once)
 
 
+@pytest.mark.long
 async def test_a_rolling_restart_under_load_costs_no_workflow_anything(
     user: ForeignUser, variables: dict[str, str], house: House, once: bool
 ) -> None:

@@ -154,6 +154,7 @@ async def test_the_consumed_offsets_are_the_groups(house: House) -> None:
         await eventually(committed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [PLAIN, TRANSACTIONAL], indirect=True)  # the embedded broker forgets all
 async def test_a_broker_that_dies_and_comes_back_costs_an_owner_nothing(
     house: House, place: tuple[KafkaBroker, str]
@@ -372,6 +373,7 @@ async def test_a_member_that_left_the_group_can_not_open_an_owner(grouped: House
     assert await grouped.read(Topic.STATE) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("between", [False, True], ids=["nobody else", "another"])
 async def test_a_member_that_was_thrown_out_and_came_back_goes_on_if_nobody_owned_its_partition_between(
     grouped: House, between: bool
