@@ -108,6 +108,7 @@ class ResourceLimits(PackageModel):
     max_pods: int | None = Field(default=None, ge=0)
     max_namespaces: int | None = Field(default=None, ge=0)
     max_replicas: int | None = Field(default=None, ge=0)
+    max_nodes: int | None = Field(default=None, ge=0)
 
 
 class Validation(PackageModel):

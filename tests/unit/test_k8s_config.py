@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from consumer.adapters.k8s import build
+from consumer.adapters.k8s.adapter import _ACTIONS
 from consumer.adapters.k8s.config import MODELS, K8sConfig, complete
 from consumer.errors import ConfigError
 from consumer.ports import JsonObject
@@ -29,11 +30,15 @@ def test_importing_the_adapter_does_not_import_the_client_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("action", ["apply", "job", "cordon", "uncordon", "drain", "metrics"])
+@pytest.mark.parametrize("action", ["apply", "job", "metrics"])
 def test_an_action_that_comes_later_is_refused_with_those_that_are_there(action: str) -> None:
     message = problems({"action": action})["action"]
     assert message.startswith(f'"{action}" is not supported yet; supported: ')
     assert "restart" in message
+
+
+def test_each_action_has_what_it_is_made_by() -> None:
+    assert set(MODELS.values()) == set(_ACTIONS)
 
 
 def test_an_unknown_action_and_a_missing_one_are_refused() -> None:
@@ -71,6 +76,8 @@ def test_a_target_that_only_a_later_moment_tells_is_no_problem() -> None:
         ({"action": "label", "name": "deployment/a", "value": "x"}, "label"),
         ({"action": "get", "resource_type": "pod", "field": "a..b"}, "field"),
         ({"action": "create", "manifest": "kind: Pod"}, "manifest"),
+        ({"action": "cordon"}, "name"),
+        ({"action": "drain", "name": "node-1", "resource_type": "pod"}, "resource_type"),
     ],
 )
 def test_fields_that_contradict_or_lack_each_other_are_named(config: JsonObject, path: str) -> None:
@@ -92,6 +99,11 @@ def test_fields_that_contradict_or_lack_each_other_are_named(config: JsonObject,
             {"action": "wait", "resource_type": "job"},
             {"job": "j", "deployment": "d"},
             {"resource_type": "job", "name": "${parameters.job}"},
+        ),
+        (
+            {"action": "drain"},
+            {"deployment": "d", "node": "n"},
+            {"resource_type": "node", "name": "${parameters.node}"},
         ),
         ({"action": "logs"}, {"selector": "app=x"}, {"selector": "${parameters.selector}"}),
         ({"action": "logs", "name": "x"}, {"selector": "app=x"}, {}),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
+from consumer.adapters.k8s.actions.drain import Drain
 from consumer.adapters.k8s.actions.logs import Logs
+from consumer.adapters.k8s.actions.nodes import Cordon
 from consumer.adapters.k8s.actions.patches import Mark, Patch
 from consumer.adapters.k8s.actions.reads import Events, Get
 from consumer.adapters.k8s.actions.restart import Restart
@@ -18,6 +21,7 @@ from consumer.adapters.k8s.actions.scale import Scale
 from consumer.adapters.k8s.actions.wait import Wait
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_base import ActionConfig
+from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
 from consumer.ports import Action, JsonObject, Plan, Scope, StepContext
@@ -66,46 +70,26 @@ class K8sAdapter:
         await self._cluster.aclose()
 
 
+#: What each config's action is made by, from the cluster and the config.
+_ACTIONS: Mapping[type[ActionConfig], Callable[..., Action]] = {
+    configs.LogsConfig: Logs,
+    configs.EventsConfig: Events,
+    configs.GetConfig: Get,
+    configs.RestartConfig: Restart,
+    configs.ScaleConfig: Scale,
+    configs.WaitConfig: Wait,
+    configs.RollbackConfig: Rollback,
+    configs.CreateConfig: Create,
+    configs.DeleteConfig: Delete,
+    configs.PatchConfig: Patch,
+    configs.AnnotateConfig: partial(Mark, part="annotations"),
+    configs.LabelConfig: partial(Mark, part="labels"),
+    CordonConfig: Cordon,
+    UncordonConfig: Cordon,
+    DrainConfig: Drain,
+}
+
+
 def action_of(cluster: Cluster, config: ActionConfig) -> Action:
     """The action that the config's model stands for."""
-    match config:
-        case configs.CreateConfig() | configs.DeleteConfig() | configs.PatchConfig() | configs.AnnotateConfig():
-            return _object_action(cluster, config)
-        case configs.LabelConfig():
-            return Mark(cluster=cluster, config=config, part="labels")
-        case configs.RestartConfig():
-            return Restart(cluster=cluster, config=config)
-        case configs.ScaleConfig():
-            return Scale(cluster=cluster, config=config)
-        case configs.RollbackConfig():
-            return Rollback(cluster=cluster, config=config)
-        case _:
-            return _reading_action(cluster, config)
-
-
-def _object_action(
-    cluster: Cluster, config: configs.CreateConfig | configs.DeleteConfig | configs.PatchConfig | configs.AnnotateConfig
-) -> Action:
-    match config:
-        case configs.CreateConfig():
-            return Create(cluster=cluster, config=config)
-        case configs.DeleteConfig():
-            return Delete(cluster=cluster, config=config)
-        case configs.PatchConfig():
-            return Patch(cluster=cluster, config=config)
-        case configs.AnnotateConfig():
-            return Mark(cluster=cluster, config=config, part="annotations")
-
-
-def _reading_action(cluster: Cluster, config: ActionConfig) -> Action:
-    match config:
-        case configs.LogsConfig():
-            return Logs(cluster=cluster, config=config)
-        case configs.EventsConfig():
-            return Events(cluster=cluster, config=config)
-        case configs.GetConfig():
-            return Get(cluster=cluster, config=config)
-        case configs.WaitConfig():
-            return Wait(cluster=cluster, config=config)
-        case _:
-            raise AssertionError(f"no action for {type(config).__name__}")
+    return _ACTIONS[type(config)](cluster=cluster, config=config)

@@ -145,6 +145,25 @@ class Cluster:
         body: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
         return await self.json(Call("DELETE", ref.path, _request("delete", ref), query, body))
 
+    async def evict(self, ref: kinds.Ref, options: JsonObject, *, dry_run: bool = False) -> None:
+        """Asks for a pod's eviction (policy/v1). Raises StepError (`not_found`; `disruption_budget` where one refuses).
+
+        `conflict`: the pod's uid is not that of the options' preconditions.
+        """
+        body: JsonObject = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": ref.name, "namespace": ref.namespace},
+            "deleteOptions": {"apiVersion": "v1", "kind": "DeleteOptions", **options},
+        }
+        query = (("dryRun", "All"),) if dry_run else ()
+        try:
+            await self.json(Call("POST", _path(ref, "eviction"), _request("create", ref, "eviction"), query, body))
+        except TemporaryError as error:
+            if "more than one PodDisruptionBudget" not in str(error):
+                raise
+            raise PermanentError(str(error), code="not_supported") from error  # a 500, though it stays so
+
     async def watch(
         self, kind: kinds.Kind, namespace: str | None, query: Query, seconds: int
     ) -> AsyncGenerator[JsonObject, None]:
@@ -221,7 +240,8 @@ class Cluster:
                 renewed = True
                 await connection.renew()
                 continue
-            may_repeat = response.status == 429 or (call.request.reads and response.status >= 500)
+            throttled = response.status == 429 and failure.code != "disruption_budget"  # a budget needs its time
+            may_repeat = throttled or (call.request.reads and response.status >= 500)
             if not may_repeat or attempt >= _ATTEMPTS:
                 raise failure
             await asyncio.sleep(_pause(attempt, getattr(failure, "delay", None)))

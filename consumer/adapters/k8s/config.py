@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, RootModel
 
-from consumer.adapters.k8s import kinds
+from consumer.adapters.k8s import configs_nodes, kinds
 from consumer.adapters.k8s.configs_base import (
     ActionConfig,
     Manifest,
@@ -16,12 +16,13 @@ from consumer.adapters.k8s.configs_base import (
     field_path,
     no_text,
 )
+from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.ports import JsonObject, Scope
 from schemas.failure import Problem
 from schemas.scalars import Duration
 
 #: Actions of the format that this adapter does not have yet.
-LATER = ("apply", "job", "cordon", "uncordon", "drain", "metrics")
+LATER = ("apply", "job", "metrics")
 
 
 class LogsConfig(SelectingConfig):
@@ -171,6 +172,9 @@ AnyConfig = (
     | PatchConfig
     | AnnotateConfig
     | LabelConfig
+    | CordonConfig
+    | UncordonConfig
+    | DrainConfig
 )
 
 
@@ -191,6 +195,9 @@ MODELS: dict[str, type[ActionConfig]] = {
     "patch": PatchConfig,
     "annotate": AnnotateConfig,
     "label": LabelConfig,
+    "cordon": CordonConfig,
+    "uncordon": UncordonConfig,
+    "drain": DrainConfig,
 }
 _NAMES = ("name", "resource_name", "resource")
 #: Parameters that name a kind and an object at once, in the order in which an action looks for them.
@@ -200,9 +207,13 @@ _KIND_PARAMETERS = {
     "scale": ("deployment",),
     "rollback": ("deployment",),
     "wait": ("deployment", "job", "pod"),
+    **dict.fromkeys(configs_nodes.ACTIONS, ("node",)),
 }
 #: What an action works on where nothing says it.
-DEFAULT_KINDS = {"restart": "deployment", "scale": "deployment", "rollback": "deployment", "wait": "deployment"}
+DEFAULT_KINDS = {
+    **dict.fromkeys(("restart", "scale", "rollback", "wait"), "deployment"),
+    **dict.fromkeys(configs_nodes.ACTIONS, "node"),
+}
 
 
 def complete(config: JsonObject, scope: Scope) -> JsonObject:
@@ -225,7 +236,7 @@ def complete(config: JsonObject, scope: Scope) -> JsonObject:
     known = kinds.built_in(kind) if isinstance(kind, str) else None
     wanted = _KIND_PARAMETERS.get(action, ("deployment", "pod", "job"))
     for word in wanted if kind is None else [known.singular] if known else []:
-        if word in ("deployment", "pod", "job") and has(word):
+        if word in ("deployment", "pod", "job", "node") and has(word):
             return {**done, "resource_type": word, "name": f"${{parameters.{word}}}"}
     for word in ("name", "resource_name"):
         if has(word):
@@ -281,6 +292,8 @@ def conflicts(config: JsonObject) -> list[Problem]:
 def _own_conflicts(action: str, given: set[str], config: JsonObject) -> list[Problem]:
     if action == "scale" and len(given & {"replicas", "scale_factor"}) != 1:
         return [Problem(path="replicas", message="give replicas or scale_factor, one of them")]
+    if action in configs_nodes.ACTIONS:
+        return configs_nodes.conflicts(given, config)
     if action in ("annotate", "label"):
         one, many = ("annotation", "annotations") if action == "annotate" else ("label", "labels")
         if not given & {one, many}:

@@ -71,6 +71,10 @@ def of_status(status: int, body: JsonValue, request: Request, delay: float | Non
     values = {"subject": request.subject, "verb": request.verb, "resource": request.resource, "text": text}
     if status == 409 and isinstance(body, dict) and body.get("reason") == "AlreadyExists":
         return PermanentError(f"{request.subject} already exists", code="already_exists")
+    if status == 429 and (budget := _cause(body, "DisruptionBudget")) is not None:
+        return TemporaryError(f"{request.subject} may not be evicted now: {budget}", code="disruption_budget")
+    if status == 403 and _cause(body, "NamespaceTerminating") is not None:
+        return TemporaryError(f"{request.subject}: its namespace is being deleted", code="terminating")
     if status in _TABLE:
         fate, code, template = _TABLE[status]
         message = template.format_map(values)
@@ -94,6 +98,16 @@ def _text(body: JsonValue, request: Request) -> str:
         return f"{body.get('reason', 'Invalid')}{' at ' + ', '.join(fields) if fields else ''}"
     text = " ".join(str(body.get("message") or body.get("reason") or "").split())
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+
+
+def _cause(body: JsonValue, reason: str) -> str | None:
+    """What a Status object says of one of its causes; None where it names no such cause."""
+    details = body.get("details") if isinstance(body, dict) else None
+    causes = details.get("causes") if isinstance(details, dict) else None
+    for cause in causes if isinstance(causes, list) else []:
+        if isinstance(cause, dict) and cause.get("reason") == reason:
+            return " ".join(str(cause.get("message") or "").split())[:_MAX_TEXT]
+    return None
 
 
 def unreachable(request: Request, host: str, cause: BaseException, *, sent: bool) -> TemporaryError:

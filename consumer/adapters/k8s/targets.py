@@ -64,6 +64,15 @@ def bound_pods(step: StepContext, count: int, what: str) -> None:
         )
 
 
+def bound_nodes(step: StepContext, count: int, what: str) -> None:
+    """Raises PermanentError where more nodes would be touched than the package allows."""
+    limit = step.limits.max_nodes
+    if limit is not None and count > limit:
+        raise PermanentError(
+            f"{what} touches {count} nodes, but validation.resource_limits.max_nodes is {limit}", code="limit"
+        )
+
+
 def bound_replicas(step: StepContext, count: int, what: str) -> None:
     """Raises PermanentError where more replicas are wanted than the package allows."""
     limit = step.limits.max_replicas

@@ -28,15 +28,18 @@ State = Mapping[str, JsonObject]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is waited for: one object, or all that a label selector finds."""
+    """What is waited for: one object, or all that a label selector or a field selector finds."""
 
     kind: kinds.Kind
     namespace: str | None
     name: str | None = None
     selector: str | None = None
+    fields: str | None = None
 
     @property
     def query(self) -> dict[str, str | int]:
+        if self.fields is not None:
+            return {"fieldSelector": self.fields}
         if self.name is not None:
             return {"fieldSelector": f"metadata.name={self.name}"}
         return {"labelSelector": self.selector} if self.selector else {}
