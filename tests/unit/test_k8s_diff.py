@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import JsonValue
 
 from consumer.adapters.k8s import diff
 from consumer.ports import JsonObject
+from schemas.canonical import canonical
 from tests.support.k8s_patch import PatchError, json_patch
 
 LEAVES = st.one_of(st.integers(-3, 3), st.booleans(), st.sampled_from(["a", "b", ""]))
@@ -21,25 +21,13 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4)
 
 
-def without_empty(value: JsonValue) -> JsonValue:
-    """As the API server keeps it: an object without fields is none. Inside lists they stay, as items do."""
-    if isinstance(value, list):
-        return [without_empty(item) if not isinstance(item, dict) else _cut(item) for item in value]
-    return _cut(value) if isinstance(value, dict) else value
-
-
-def _cut(value: JsonObject) -> JsonObject:
-    cut = {key: without_empty(inner) for key, inner in value.items()}
-    return {key: inner for key, inner in cut.items() if inner != {}}
-
-
 @settings(deadline=None, max_examples=100)
 @given(OBJECTS, OBJECTS)
 def test_taking_back_all_changes_gives_what_was_before(before: JsonObject, after: JsonObject) -> None:
     changes = diff.of_values(before, after)
     operations, others = diff.reverse(after, changes)
     assert others == []
-    assert without_empty(json_patch(after, operations)) == without_empty(before)
+    assert canonical(json_patch(after, operations)) == canonical(before)
 
 
 @settings(deadline=None, max_examples=100)
@@ -61,6 +49,40 @@ def test_a_change_that_someone_made_since_is_kept_and_named() -> None:
     operations, others = diff.reverse({"a": 3, "b": 2}, changes)
     assert [diff.dotted(diff.path_of(change)) for change in others] == ["a"]
     assert json_patch({"a": 3, "b": 2}, operations) == {"a": 3, "b": 1}
+
+
+def test_a_change_that_someone_made_since_is_overwritten_only_where_that_is_wanted() -> None:
+    changes = diff.of_values({"a": 1}, {"a": 2})
+    operations, others = diff.reverse({"a": 3}, changes, overwrite=True)
+    assert len(others) == 1
+    assert json_patch({"a": 3}, operations) == {"a": 1}
+
+
+def test_a_parent_that_came_with_a_change_goes_with_it_unless_someone_has_put_more_into_it() -> None:
+    changes = diff.of_values({}, {"spec": {"a": {"b": 1}}})
+    alone, _ = diff.reverse({"spec": {"a": {"b": 1}}}, changes)
+    assert json_patch({"spec": {"a": {"b": 1}}}, alone) == {}
+    shared, _ = diff.reverse({"spec": {"a": {"b": 1, "c": 2}}}, changes)
+    assert json_patch({"spec": {"a": {"b": 1, "c": 2}}}, shared) == {"spec": {"a": {"c": 2}}}
+
+
+def test_an_empty_object_that_says_something_comes_back() -> None:
+    before: JsonObject = {"volume": {"emptyDir": {}}}
+    after: JsonObject = {"volume": {"configMap": {"name": "a"}}}
+    operations, _ = diff.reverse(after, diff.of_values(before, after))
+    assert json_patch(after, operations) == before
+
+
+def test_an_item_of_a_list_that_went_away_is_left_and_named() -> None:
+    changes = diff.of_values({"a": [{"b": 1}]}, {"a": [{}]})
+    operations, others = diff.reverse({"a": []}, changes)
+    assert operations == []
+    assert len(others) == 1
+
+
+def test_what_controllers_write_into_annotations_is_no_difference() -> None:
+    follows: JsonObject = {"deprecated.daemonset.template.generation": "2", "deployment.kubernetes.io/revision": "2"}
+    assert diff.between({"metadata": {"annotations": {}}}, {"metadata": {"annotations": follows}}) == []
 
 
 def test_the_patch_back_fails_where_the_object_changes_before_it_arrives() -> None:

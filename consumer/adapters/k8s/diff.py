@@ -1,12 +1,14 @@
 """The difference between two states of an object, its undoing, and the masking of secrets. Pure.
 
-A change is `{"path": [...], "from": …, "to": …}`; `from` or `to` is missing where the field was or is not there. An
-empty object counts as a missing one, as the API server drops those. Lists of equal length are compared item by item,
-others are one value.
+A change is `{"path": [...], "from": …, "to": …}`; `from` or `to` is missing where the field was or is not there, and
+`born` is the length of the shortest part of the path that was not there before. An empty object is a value
+(`emptyDir: {}` says something), but where one and no field at all are told apart by nothing else they are the same.
+Lists of equal length are compared item by item, others are one value.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
@@ -26,8 +28,12 @@ _SERVER_OWNED = {
         "deletionTimestamp",
     }
 }
+#: Annotations that follow what the object is, set by the API server and by controllers: to write them back is wrong.
+FOLLOWING = frozenset({"deployment.kubernetes.io/revision", "deprecated.daemonset.template.generation"})
 #: Holds a whole former object, values of a Secret included.
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+_ANNOTATIONS = ("metadata", "annotations")
 
 Change = dict[str, JsonValue]
 
@@ -52,7 +58,8 @@ def desired(item: JsonObject) -> JsonObject:
 
 def between(before: JsonObject, after: JsonObject) -> list[Change]:
     """The changes of an object's wanted state."""
-    return list(_walk(desired(before), desired(after), ()))
+    changes = _walk(desired(before), desired(after), ())
+    return [made for made in changes if not (path_of(made)[:2] == _ANNOTATIONS and path_of(made)[-1] in FOLLOWING)]
 
 
 def of_values(before: JsonValue, after: JsonValue, path: Sequence[str | int] = ()) -> list[Change]:
@@ -60,22 +67,31 @@ def of_values(before: JsonValue, after: JsonValue, path: Sequence[str | int] = (
     return list(_walk(before, after, tuple(path)))
 
 
-def _walk(before: _Value, after: _Value, path: tuple[str | int, ...]) -> Iterator[Change]:
-    if isinstance(before, dict | _Missing) and isinstance(after, dict | _Missing):
+def _walk(before: _Value, after: _Value, path: tuple[str | int, ...], born: int | None = None) -> Iterator[Change]:
+    if _both_objects(before, after):
+        if isinstance(before, _Missing) and born is None:
+            born = len(path)
         left = before if isinstance(before, dict) else {}
         right = after if isinstance(after, dict) else {}
         for key in [*left, *(key for key in right if key not in left)]:
-            yield from _walk(left.get(key, MISSING), right.get(key, MISSING), (*path, key))
+            yield from _walk(left.get(key, MISSING), right.get(key, MISSING), (*path, key), born)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from _walk(old, new, (*path, index))
+            yield from _walk(old, new, (*path, index), born)
     elif before != after or type(before) is not type(after):
-        change: Change = {"path": list(path)}
-        if not isinstance(before, _Missing):
-            change["from"] = before
-        if not isinstance(after, _Missing):
-            change["to"] = after
-        yield change
+        made = change(path, before, after)
+        if born is not None:
+            made["born"] = born
+        yield made
+
+
+def _both_objects(before: _Value, after: _Value) -> bool:
+    """Whether the two are compared field by field; one of them may be missing if the other has fields."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return True
+    return (isinstance(before, _Missing) and isinstance(after, dict) and bool(after)) or (
+        isinstance(after, _Missing) and isinstance(before, dict) and bool(before)
+    )
 
 
 def change(path: Sequence[str | int], before: _Value, after: _Value) -> Change:
@@ -112,6 +128,10 @@ def same(left: _Value, right: _Value) -> bool:
     """Whether two values are one for the API server: a missing field and an empty object are."""
     if _empty(left) and _empty(right):
         return True
+    return _exactly(left, right)
+
+
+def _exactly(left: _Value, right: _Value) -> bool:
     return type(left) is type(right) and left == right
 
 
@@ -119,42 +139,80 @@ def _empty(value: _Value) -> bool:
     return isinstance(value, _Missing) or value == {} or value is None
 
 
-def reverse(item: JsonObject, changes: Sequence[Change]) -> tuple[list[JsonObject], list[Change]]:
-    """The JSON patch that takes the changes back, and those changes that can't be: the field is neither old nor new.
+def reverse(
+    item: JsonObject, changes: Sequence[Change], *, overwrite: bool = False
+) -> tuple[list[JsonObject], list[Change]]:
+    """The JSON patch that takes the changes back, and those changes that somebody else has changed since.
 
     Each operation is guarded by a test of the value it replaces, so that a change made meanwhile is not overwritten.
+    With `overwrite` the others go back as well, guarded by the value that they have now.
     """
+    work = copy.deepcopy(item)
     operations: list[JsonObject] = []
     others: list[Change] = []
-    made_again: set[tuple[str | int, ...]] = set()
     for made in reversed(changes):
         path = path_of(made)
-        old, new, now = made.get("from", MISSING), made.get("to", MISSING), look(item, path)
-        if same(now, old):
+        old, new, now = made.get("from", MISSING), made.get("to", MISSING), look(work, path)
+        if _exactly(now, old) or (same(now, old) and not _exactly(now, new)):
             continue
-        if not same(now, new):
+        foreign = not same(now, new)
+        if foreign:
             others.append(made)
+        if (foreign and not overwrite) or not _reachable(work, path):
+            if not foreign:
+                others.append(made)
             continue
-        for depth in range(1, len(path)):  # parents that went away with their last field
-            parent = path[:depth]
-            if isinstance(look(item, parent), _Missing) and parent not in made_again:
-                made_again.add(parent)
-                operations.append({"op": "add", "path": pointer(parent), "value": {}})
-        operations += _operations(path, now, old)
+        for operation in _operations(work, path, old, made.get("born")):
+            _carry_out(work, operation[0], operation[1], operation[2])
+            operations.append({"op": operation[0], "path": pointer(operation[1]), **operation[3]})
     return operations, others
 
 
-def _operations(path: tuple[str | int, ...], now: _Value, old: _Value) -> Iterator[JsonObject]:
-    here = pointer(path)
+_Operation = tuple[str, tuple[str | int, ...], JsonValue, JsonObject]
+
+
+def _operations(item: JsonObject, path: tuple[str | int, ...], old: _Value, born: JsonValue) -> Iterator[_Operation]:
+    now = look(item, path)
     if isinstance(now, _Missing):
+        for depth in range(1, len(path)):  # parents that went away with their last field
+            if isinstance(look(item, path[:depth]), _Missing):
+                yield "add", path[:depth], {}, {"value": {}}
         assert not isinstance(old, _Missing)
-        yield {"op": "add", "path": here, "value": old}
+        yield "add", path, old, {"value": old}
         return
-    yield {"op": "test", "path": here, "value": now}
-    if isinstance(old, _Missing):
-        yield {"op": "remove", "path": here}
-    else:
-        yield {"op": "replace", "path": here, "value": old}
+    yield "test", path, None, {"value": copy.deepcopy(now)}
+    if not isinstance(old, _Missing):
+        yield "replace", path, old, {"value": old}
+        return
+    yield "remove", path, None, {}
+    for depth in range(len(path) - 1, born - 1 if isinstance(born, int) else len(path), -1):
+        if look(item, path[:depth]) != {}:  # parents that came with the change go with it
+            return
+        yield "test", path[:depth], None, {"value": {}}
+        yield "remove", path[:depth], None, {}
+
+
+def _carry_out(item: JsonObject, operation: str, path: tuple[str | int, ...], value: JsonValue) -> None:
+    parent = look(item, path[:-1])
+    last = path[-1]
+    if operation == "remove":
+        del parent[last]  # type: ignore[union-attr, arg-type]
+    elif operation != "test":
+        parent[last] = copy.deepcopy(value)  # type: ignore[index]
+
+
+def _reachable(item: JsonObject, path: tuple[str | int, ...]) -> bool:
+    """Whether the path's missing parents are objects' fields, which can be made again; items of lists can't."""
+    value: _Value = item
+    for step in path[:-1]:
+        if isinstance(value, _Missing):
+            if isinstance(step, int):
+                return False
+            continue
+        value = look(value, (step,))
+        if isinstance(value, _Missing) and isinstance(step, int):
+            return False
+    return isinstance(value, dict | list | _Missing)
 
 
 def pointer(path: Sequence[str | int]) -> str:
