@@ -212,7 +212,7 @@ async def test_a_drain_whose_time_is_over_names_the_pod_and_the_budget_and_goes_
     (name,) = await nodes.pods("web")
 
     with pytest.raises(TemporaryError) as caught:
-        await steps.run(drain(nodes.first, "web", timeout="2s"))
+        await steps.run(drain(nodes.first, "web", timeout="5s"))
 
     assert caught.value.code == "timeout"
     assert name in str(caught.value) and "disruption budget keep-one" in str(caught.value)

@@ -11,6 +11,7 @@ from consumer.adapters.k8s import config as configs
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
 from consumer.adapters.k8s.actions.drain import Drain
+from consumer.adapters.k8s.actions.job import Job
 from consumer.adapters.k8s.actions.logs import Logs
 from consumer.adapters.k8s.actions.nodes import Cordon
 from consumer.adapters.k8s.actions.patches import Mark, Patch
@@ -21,6 +22,7 @@ from consumer.adapters.k8s.actions.scale import Scale
 from consumer.adapters.k8s.actions.wait import Wait
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_base import ActionConfig
+from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
@@ -87,6 +89,7 @@ _ACTIONS: Mapping[type[ActionConfig], Callable[..., Action]] = {
     CordonConfig: Cordon,
     UncordonConfig: Cordon,
     DrainConfig: Drain,
+    JobConfig: Job,
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, RootModel
 
-from consumer.adapters.k8s import configs_nodes, kinds
+from consumer.adapters.k8s import configs_jobs, configs_nodes, kinds
 from consumer.adapters.k8s.configs_base import (
     ActionConfig,
     Manifest,
@@ -16,13 +17,14 @@ from consumer.adapters.k8s.configs_base import (
     field_path,
     no_text,
 )
+from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.ports import JsonObject, Scope
 from schemas.failure import Problem
 from schemas.scalars import Duration
 
 #: Actions of the format that this adapter does not have yet.
-LATER = ("apply", "job", "metrics")
+LATER = ("apply", "metrics")
 
 
 class LogsConfig(SelectingConfig):
@@ -175,6 +177,7 @@ AnyConfig = (
     | CordonConfig
     | UncordonConfig
     | DrainConfig
+    | JobConfig
 )
 
 
@@ -198,6 +201,7 @@ MODELS: dict[str, type[ActionConfig]] = {
     "cordon": CordonConfig,
     "uncordon": UncordonConfig,
     "drain": DrainConfig,
+    "job": JobConfig,
 }
 _NAMES = ("name", "resource_name", "resource")
 #: Parameters that name a kind and an object at once, in the order in which an action looks for them.
@@ -230,7 +234,7 @@ def complete(config: JsonObject, scope: Scope) -> JsonObject:
 
     if done.get("namespace") is None and has("namespace") and not _is_placed(config):
         done["namespace"] = "${parameters.namespace}"
-    if action == "create" or any(done.get(key) is not None for key in (*_NAMES, "selector")):
+    if action in ("create", "job") or any(done.get(key) is not None for key in (*_NAMES, "selector")):
         return done
     kind = done.get("resource_type")
     known = kinds.built_in(kind) if isinstance(kind, str) else None
@@ -276,30 +280,43 @@ def conflicts(config: JsonObject) -> list[Problem]:
         problems.append(Problem(path=names[1], message=f"is the same as {names[0]}; give one of them"))
     if names and "selector" in given:
         problems.append(Problem(path="selector", message="give a name or a selector, not both"))
-    if action not in ("create", "events", "get") and not names and "selector" not in given:
+    if action not in ("create", "job", "events", "get") and not names and "selector" not in given:
         alternatives = "name or a selector" if issubclass(MODELS[action], SelectingConfig) else "name"
         problems.append(
             Problem(path="name", message=f"no target; give a {alternatives}, here or as a parameter of that name")
         )
     untyped = "resource_type" not in given and not any("/" in str(config[key]) for key in names)
-    if untyped and action not in (*DEFAULT_KINDS, "create", "logs", "events"):
+    if untyped and action not in (*DEFAULT_KINDS, "create", "job", "logs", "events"):
         problems.append(
             Problem(path="resource_type", message="is missing; name the kind: deployment, pod, job, secret, …")
         )
-    return problems + _own_conflicts(action, given, config)
+    own = _OWN_CONFLICTS.get(action)
+    return problems + (own(given, config) if own is not None else [])
 
 
-def _own_conflicts(action: str, given: set[str], config: JsonObject) -> list[Problem]:
-    if action == "scale" and len(given & {"replicas", "scale_factor"}) != 1:
+def _of_scale(given: set[str], config: JsonObject) -> list[Problem]:
+    if len(given & {"replicas", "scale_factor"}) != 1:
         return [Problem(path="replicas", message="give replicas or scale_factor, one of them")]
-    if action in configs_nodes.ACTIONS:
-        return configs_nodes.conflicts(given, config)
-    if action in ("annotate", "label"):
-        one, many = ("annotation", "annotations") if action == "annotate" else ("label", "labels")
-        if not given & {one, many}:
-            return [Problem(path=one, message=f"is missing; give {one} and value, or {many}")]
-        if one in given and "value" not in config:
-            return [Problem(path="value", message=f"is missing; write null to remove the {one}")]
-        if "value" in given and one not in given:
-            return [Problem(path=one, message="is missing; value alone says nothing")]
     return []
+
+
+def _of_marks(given: set[str], config: JsonObject) -> list[Problem]:
+    annotates = config["action"] == "annotate"
+    one, many = ("annotation", "annotations") if annotates else ("label", "labels")
+    if not given & {one, many}:
+        return [Problem(path=one, message=f"is missing; give {one} and value, or {many}")]
+    if one in given and "value" not in config:
+        return [Problem(path="value", message=f"is missing; write null to remove the {one}")]
+    if "value" in given and one not in given:
+        return [Problem(path=one, message="is missing; value alone says nothing")]
+    return []
+
+
+#: What can be wrong between an action's own fields.
+_OWN_CONFLICTS: dict[str, Callable[[set[str], JsonObject], list[Problem]]] = {
+    "scale": _of_scale,
+    "annotate": _of_marks,
+    "label": _of_marks,
+    "job": configs_jobs.conflicts,
+    **dict.fromkeys(configs_nodes.ACTIONS, configs_nodes.conflicts),
+}

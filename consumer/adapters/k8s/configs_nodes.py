@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
-
-from pydantic import JsonValue
 
 from consumer.adapters.k8s import kinds
 from consumer.adapters.k8s.configs_base import SelectingConfig, Selector
+from consumer.ports import JsonObject
 from schemas.failure import Problem
 from schemas.scalars import Duration
 
@@ -45,7 +43,7 @@ class DrainConfig(SelectingConfig):
     """For all nodes together; else the step's. Until then an eviction that a PodDisruptionBudget refuses is retried."""
 
 
-def conflicts(given: set[str], config: Mapping[str, JsonValue]) -> list[Problem]:
+def conflicts(given: set[str], config: JsonObject) -> list[Problem]:
     """What is wrong between the fields of a completed config of one of `ACTIONS`."""
     word = config.get("resource_type")
     if "resource_type" in given and isinstance(word, str) and "${" not in word and kinds.built_in(word) != kinds.NODE:

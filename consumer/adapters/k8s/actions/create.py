@@ -29,14 +29,14 @@ class Create:
     time_limit: float | None = None
 
     async def plan(self, step: StepContext) -> Plan:
-        ref, manifest = await self._object(step)
+        ref, manifest = await self.prepared(step)
         made = await self.cluster.create(ref, manifest, dry_run=True)
         made = with_annotation(made, CREATED_BY, "(this step)")  # a plan is the same whenever it is made
         changes: list[JsonValue] = [{"path": str(ref), "from": None, "to": diff.masked(diff.desired(made))}]
         return Plan(summary=f"create {ref}", changes=True, detail={"resource": str(ref), "changes": changes})
 
     async def run(self, step: StepContext) -> JsonObject:
-        ref, manifest = await self._object(step)
+        ref, manifest = await self.prepared(step)
         await remember(step, create_record(ref, step.idempotency_key), f"{ref} before its creation")
         try:
             return _output(ref, await self.cluster.create(ref, manifest), already=False)
@@ -48,7 +48,7 @@ class Create:
                 raise
             return _output(ref, there, already=True)
 
-    async def _object(self, step: StepContext) -> tuple[kinds.Ref, JsonObject]:
+    async def prepared(self, step: StepContext) -> tuple[kinds.Ref, JsonObject]:
         """The reference and the manifest with its name, namespace and mark in place."""
         manifest = self.config.manifest
         kind = await self._kind(manifest)
