@@ -11,6 +11,7 @@ import pytest
 
 from consumer.adapters.k8s import build
 from consumer.errors import PermanentError, TemporaryError
+from consumer.ports import JsonObject
 from tests.support.eventually import eventually
 from tests.support.k8s_api import Fault, K8sApi, k8s_api
 from tests.support.k8s_steps import Steps, rolled_out, running_steps
@@ -168,3 +169,18 @@ async def test_an_unknown_kind_is_refused_and_one_that_the_cluster_serves_is_fou
     output = await steps.run(patch)
     assert output["changes"] == [{"path": "spec.size", "from": 1, "to": 2}]
     assert {seen.content_type for seen in api.sent("PATCH")} == {"application/merge-patch+json"}
+
+
+async def test_a_list_comes_in_pages_and_whole_where_their_state_is_forgotten(api: K8sApi, steps: Steps) -> None:
+    for number in range(1001):
+        api.create("ConfigMap", "payments", {"metadata": {"name": f"c{number}"}})
+    every: JsonObject = {"action": "get", "resource_type": "configmap", "field": "items[*].metadata.name"}
+
+    listed = await steps.run({"action": "get", "resource_type": "configmap"})
+    assert listed["count"] == 1001
+    assert [seen.query.get("limit") for seen in api.requests] == ["500"] * 3
+
+    api.requests.clear()
+    api.faults.append(Fault("GET", "configmaps$", 410, query="continue"))
+    assert len((await steps.run(every))["value"]) == 1001
+    assert ["limit" in seen.query for seen in api.requests] == [True, True, False]

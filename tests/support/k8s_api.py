@@ -76,6 +76,12 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     after: bool = False
     """True: only after the request was carried out, so that the client can't know it."""
+    query: str = ""
+    """A parameter that the request must have."""
+
+    def hits(self, request: web.Request) -> bool:
+        fits = self.method == request.method and re.search(self.path, request.path) is not None
+        return fits and self.times > 0 and (not self.query or self.query in request.query)
 
 
 class K8sApi:
@@ -154,7 +160,7 @@ class K8sApi:
 
     def _fault(self, request: web.Request) -> Fault | None:
         for fault in self.faults:
-            if fault.method == request.method and re.search(fault.path, request.path) and fault.times > 0:
+            if fault.hits(request):
                 fault.times -= 1
                 return fault
         return None

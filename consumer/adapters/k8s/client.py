@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import errors, kinds
+from consumer.adapters.k8s import bodies, errors, kinds
 from consumer.adapters.k8s.connect import Connection, Connector
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject
@@ -38,7 +38,8 @@ _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0
 _ATTEMPTS = 5
 _MAX_PAUSE = 15.0
-_MAX_BODY = 64 * 1024 * 1024
+#: Objects of one answer to a list, as kubectl's `--chunk-size` and client-go's pager.
+_PAGE = 500
 
 Query = Mapping[str, str | int]
 
@@ -99,14 +100,31 @@ class Cluster:
             raise
 
     async def listing(self, kind: kinds.Kind, namespace: str | None, query: Query | None = None) -> JsonObject:
-        """The list object with its `items`; they carry `kind` and `apiVersion` as single objects do."""
-        answer = await self.json(Call("GET", kind.collection(namespace), _list_request(kind, namespace), _pairs(query)))
-        found = answer.get("items")
-        items: list[JsonValue] = found if isinstance(found, list) else []
-        answer["items"] = [
-            {"apiVersion": kind.api_version, "kind": kind.name, **item} for item in items if isinstance(item, dict)
-        ]
-        return answer
+        """The list object with its `items`; they carry `kind` and `apiVersion` as single objects do.
+
+        It is read in pages of one state of the cluster. Where that state is forgotten on the way (410) the whole is
+        read once more without pages, as client-go's pager does it.
+        """
+        try:
+            return await self._paged(kind, namespace, {"limit": _PAGE, **(query or {})})
+        except TemporaryError as error:
+            if error.code != "expired":
+                raise
+            return await self._paged(kind, namespace, query or {})
+
+    async def _paged(self, kind: kinds.Kind, namespace: str | None, query: Query) -> JsonObject:
+        items: list[JsonValue] = []
+        token = ""
+        while True:
+            more = {"continue": token} if token else {}
+            pairs = _pairs({**query, **more})
+            answer = await self.json(Call("GET", kind.collection(namespace), _list_request(kind, namespace), pairs))
+            found = _objects(answer.get("items"))
+            items.extend({"apiVersion": kind.api_version, "kind": kind.name, **item} for item in found)
+            metadata = answer.get("metadata")
+            token = str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
+            if not token:
+                return {**answer, "items": items}
 
     async def items(self, kind: kinds.Kind, namespace: str | None, query: Query | None = None) -> list[JsonObject]:
         """The objects of a list."""
@@ -172,7 +190,7 @@ class Cluster:
         request = replace(_list_request(kind, namespace), verb="watch")
         call = Call("GET", kind.collection(namespace), request, pairs, read_seconds=seconds + 30.0)
         async with self.open(call) as response:
-            async for line in _lines(response):
+            async for line in bodies.lines(response):
                 event = json.loads(line)
                 if isinstance(event, dict):
                     yield event
@@ -191,7 +209,7 @@ class Cluster:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 async with self.open(call) as response:
-                    body = parse(await _read(response))
+                    body = bodies.parse(await bodies.read(response))
                 break
             except _BrokenAnswer:
                 if not call.request.reads or attempt == _ATTEMPTS:
@@ -235,7 +253,7 @@ class Cluster:
                 continue
             if response.status < 300:
                 return response
-            failure = await _failure(response, call.request)
+            failure = await bodies.failure(response, call.request)
             if response.status == 401 and not renewed:
                 renewed = True
                 await connection.renew()
@@ -300,57 +318,6 @@ def _is_called(resource: JsonObject, name: str) -> bool:
     words = {resource.get("name"), resource.get("singularName"), str(resource.get("kind")).lower()}
     words |= set(short) if isinstance(short, list) else set()
     return name in words and "/" not in str(resource.get("name"))
-
-
-def parse(data: bytes) -> JsonValue:
-    """The JSON of a body; None where it is none."""
-    try:
-        value: JsonValue = json.loads(data)
-    except ValueError:
-        return None
-    return value
-
-
-async def _lines(response: ClientResponse) -> AsyncIterator[bytes]:
-    """Whole lines. Split by hand: the library's reader refuses lines over 4 MB."""
-    rest = bytearray()
-    async for chunk in response.content.iter_any():
-        rest += chunk
-        *whole, tail = rest.split(b"\n")
-        rest = bytearray(tail)
-        for line in whole:
-            if line.strip():
-                yield bytes(line)
-        if len(rest) > _MAX_BODY:
-            raise TemporaryError("the API server sent an endless line", code="server_error")
-    if rest.strip():
-        yield bytes(rest)
-
-
-async def _read(response: ClientResponse) -> bytes:
-    """The body, bounded."""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > _MAX_BODY:
-            raise PermanentError(f"the API server's answer is larger than {_MAX_BODY >> 20} MiB", code="too_large")
-        parts.append(chunk)
-    return b"".join(parts)
-
-
-async def _failure(response: ClientResponse, request: errors.Request) -> StepError:
-    """The error of an answer that is no success."""
-    import aiohttp  # noqa: PLC0415 - comes with the library, which is imported lazily
-
-    try:
-        body = parse(await _read(response))
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        body = None
-    finally:
-        response.close()
-    after = response.headers.get("Retry-After", "")
-    return errors.of_status(response.status, body, request, float(after) if after.isdecimal() else None)
 
 
 def _pause(attempt: int, at_least: float | None = None) -> float:

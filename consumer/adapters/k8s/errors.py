@@ -6,6 +6,7 @@ Secrets even that text is dropped where it may quote the object.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,17 +66,92 @@ _TABLE: dict[int, tuple[Fate, str, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What an answer's text tells of why it was refused, where the status says too little."""
+
+    statuses: frozenset[int]
+    words: re.Pattern[str]
+    code: str
+    remedy: str
+    """What to say; filled in as those of `_TABLE`."""
+    fate: Fate = "permanent"
+
+
+#: Looked through in this order. The words are the API server's own: RBAC, admission plug-ins and validation give no
+#: other sign of which of them refused (all are 403, or 422).
+_REFUSALS = (
+    _Refusal(
+        frozenset({403}),
+        re.compile(r"cannot impersonate resource"),
+        "forbidden",
+        "{subject}: the agent may not act as its requester: {text}; grant the agent the verb impersonate on users",
+    ),
+    _Refusal(
+        frozenset({403}),
+        re.compile(r"exceeded quota|failed quota"),
+        "quota",
+        "{subject}: a resource quota of the namespace does not allow it: {text}; free some of it, ask for less, or "
+        "have the quota raised",
+    ),
+    _Refusal(
+        frozenset({403}),
+        re.compile(r"violates PodSecurity"),
+        "pod_security",
+        "{subject}: the Pod Security level of the namespace does not allow it: {text}; change the pod's "
+        "securityContext, or the namespace's pod-security.kubernetes.io labels",
+    ),
+    _Refusal(
+        frozenset({500, 503}),
+        re.compile(r"failed calling webhook"),
+        "webhook_unavailable",
+        "{subject}: an admission webhook of the cluster does not answer: {text}; nothing was changed",
+        "temporary",
+    ),
+    _Refusal(
+        frozenset(range(400, 500)),
+        re.compile(r"admission webhook .* denied the request|ValidatingAdmissionPolicy .* denied request"),
+        "admission_denied",
+        "{subject}: a policy of the cluster refuses it: {text}; change what it objects to, no right of the agent helps",
+    ),
+    _Refusal(
+        frozenset({422}),
+        re.compile(r"field is immutable|may not (?:be )?(?:updated?|changed?)|updates to .* are forbidden"),
+        "immutable",
+        "{subject}: a field that can't be changed would be: {text}; delete the object and create it again, or leave "
+        "the field as it is",
+    ),
+    _Refusal(
+        frozenset({403}),
+        # What RBAC says always names who may not: `User "x" cannot patch resource "deployments" …`.
+        re.compile(r"^(?!.*\bcannot \w+ (?:resource|path)\b).*is forbidden: \S"),
+        "admission_denied",
+        "{subject}: the cluster's admission refuses it: {text}; change what it objects to, no right of the agent helps",
+    ),
+)
+
+
 def of_status(status: int, body: JsonValue, request: Request, delay: float | None = None) -> StepError:
     """The error for an answer that is no success; `delay` is its Retry-After in seconds."""
     text = _text(body, request)
     values = {"subject": request.subject, "verb": request.verb, "resource": request.resource, "text": text}
+    if status == 404 and (namespace := _missing_namespace(body, request)) is not None:
+        return PermanentError(
+            f"{request.subject}: there is no namespace {namespace}; create it first", code="no_namespace"
+        )
     if status == 409 and isinstance(body, dict) and body.get("reason") == "AlreadyExists":
         return PermanentError(f"{request.subject} already exists", code="already_exists")
     if status == 429 and (budget := _cause(body, "DisruptionBudget")) is not None:
         return TemporaryError(f"{request.subject} may not be evicted now: {budget}", code="disruption_budget")
     if status == 403 and _cause(body, "NamespaceTerminating") is not None:
         return TemporaryError(f"{request.subject}: its namespace is being deleted", code="terminating")
-    if status in _TABLE:
+    said = _message(body)  # also of a Secret: it only chooses the sentence
+    refusal = next((each for each in _REFUSALS if status in each.statuses and each.words.search(said)), None)
+    if refusal is not None:
+        if request.secret and refusal.code == "admission_denied":
+            values["text"] = said[: said.find("request:")].strip() or "(its text may quote the secret)"
+        fate, code, message = refusal.fate, refusal.code, refusal.remedy.format_map(values)
+    elif status in _TABLE:
         fate, code, template = _TABLE[status]
         message = template.format_map(values)
     else:
@@ -96,8 +172,22 @@ def _text(body: JsonValue, request: Request) -> str:
         causes = details.get("causes") if isinstance(details, dict) else None
         fields = [str(c.get("field")) for c in causes if isinstance(c, dict)] if isinstance(causes, list) else []
         return f"{body.get('reason', 'Invalid')}{' at ' + ', '.join(fields) if fields else ''}"
-    text = " ".join(str(body.get("message") or body.get("reason") or "").split())
+    text = _message(body)
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+
+
+def _message(body: JsonValue) -> str:
+    if not isinstance(body, dict):
+        return ""
+    return " ".join(str(body.get("message") or body.get("reason") or "").split())
+
+
+def _missing_namespace(body: JsonValue, request: Request) -> str | None:
+    """The namespace that a 404 is about, where it is not about what was asked for."""
+    details = body.get("details") if isinstance(body, dict) else None
+    if not isinstance(details, dict) or details.get("kind") != "namespaces":
+        return None
+    return None if request.resource.startswith("namespaces") else str(details.get("name"))
 
 
 def _cause(body: JsonValue, reason: str) -> str | None:

@@ -12,8 +12,6 @@ from consumer.adapters.k8s.config import EventsConfig, GetConfig
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, Plan, StepContext
 
-_PAGE = 500
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Get:
@@ -129,18 +127,10 @@ class Events:
         return uids
 
     async def _all(self, selectors: dict[str, str], namespace: str | None) -> list[JsonObject]:
-        query: dict[str, str | int] = {"limit": _PAGE}
+        query: Query = {}
         if selectors:
-            query["fieldSelector"] = ",".join(f"{name}={value}" for name, value in selectors.items())
-        found: list[JsonObject] = []
-        while True:
-            page = await self.cluster.listing(kinds.EVENT, namespace, query)
-            items = page["items"]
-            found += [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-            token = rollout.text(page, "metadata", "continue")
-            if not token:
-                return found
-            query["continue"] = token
+            query = {"fieldSelector": ",".join(f"{name}={value}" for name, value in selectors.items())}
+        return await self.cluster.items(kinds.EVENT, namespace, query)
 
 
 def _names_kind(config: EventsConfig) -> bool:
