@@ -62,9 +62,11 @@ def format_duration(seconds: float) -> str:
     return text + (f"{millis / 1000:g}s" if millis else "")
 
 
-_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?")
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?")
 _MAX_QUANTITY = 64
 _SUFFIX = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
     "m": Decimal("0.001"),
     **{s: Decimal(1000) ** n for n, s in enumerate("kMGTPE", start=1)},
     **{f"{s}i": Decimal(1024) ** n for n, s in enumerate("KMGTPE", start=1)},

@@ -88,6 +88,8 @@ class Server:
     port: int = 0
     requests: list[Received] = field(default_factory=list)
     routes: dict[str, Handler] = field(default_factory=dict)
+    #: Answers what has no route.
+    fallback: Handler | None = None
     #: Paths whose client went away before the answer was complete.
     abandoned: list[str] = field(default_factory=list)
     _open: set[asyncio.Task[None]] = field(default_factory=set)
@@ -121,7 +123,7 @@ class Server:
             request = await _receive(reader, writer)
             if request is not None:
                 self.requests.append(request)
-                handler = self.routes.get(request.path, _not_found)
+                handler = self.routes.get(request.path, self.fallback or _not_found)
                 try:
                     await handler(Exchange(request, reader, writer, self))
                 except ConnectionError:

@@ -30,7 +30,7 @@ def test_importing_the_adapter_does_not_import_the_client_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("action", ["apply", "metrics"])
+@pytest.mark.parametrize("action", ["apply"])
 def test_an_action_that_comes_later_is_refused_with_those_that_are_there(action: str) -> None:
     message = problems({"action": action})["action"]
     assert message.startswith(f'"{action}" is not supported yet; supported: ')
@@ -77,6 +77,7 @@ def test_a_target_that_only_a_later_moment_tells_is_no_problem() -> None:
         ({"action": "get", "resource_type": "pod", "field": "a..b"}, "field"),
         ({"action": "create", "manifest": "kind: Pod"}, "manifest"),
         ({"action": "cordon"}, "name"),
+        ({"action": "metrics", "query": "up", "name": "a"}, "name"),
         ({"action": "job"}, "manifest"),
         ({"action": "job", "manifest": {}, "template": "x"}, "manifest"),
         ({"action": "job", "manifest": {"kind": "Pod"}}, "manifest.kind"),
@@ -113,6 +114,12 @@ def test_fields_that_contradict_or_lack_each_other_are_named(config: JsonObject,
         ({"action": "logs", "name": "x"}, {"selector": "app=x"}, {}),
         ({"action": "scale"}, {"selector": "app=x"}, {}),
         ({"action": "job", "template": "t"}, {"job": "j", "name": "n"}, {}),
+        ({"action": "metrics", "query": "up"}, {"deployment": "d", "selector": "app=x"}, {}),
+        (
+            {"action": "metrics"},
+            {"deployment": "d"},
+            {"resource_type": "deployment", "name": "${parameters.deployment}"},
+        ),
         ({"action": "get", "resource_type": "secret", "name": "s"}, {"name": ""}, {}),
         ({"action": "restart", "name": "x"}, {"namespace": "n"}, {"namespace": "${parameters.namespace}"}),
         ({"action": "restart", "name": "x", "namespace": "m"}, {"namespace": "n"}, {}),

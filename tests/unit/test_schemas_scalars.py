@@ -64,6 +64,8 @@ def test_any_text_is_a_duration_or_a_refusal(text: str) -> None:
     ("text", "number"),
     [
         ("100m", "0.1"),
+        ("250u", "0.00025"),
+        ("12345678n", "0.012345678"),
         ("2", "2"),
         ("1Gi", str(2**30)),
         ("1G", "1000000000"),

@@ -9,12 +9,20 @@ from __future__ import annotations
 from consumer.adapters.k8s.adapter import K8sAdapter
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.connect import Connector
+from consumer.adapters.k8s.prometheus import Prometheus
 from consumer.ports import Adapter
 
 __all__ = ["build"]
 
 
 def build(settings: object) -> Adapter:
-    """The adapter for the cluster of `settings.kubeconfig` (paths; None: kubectl's default, or the pod's account)."""
+    """The adapter for the cluster of `settings.kubeconfig` (paths; None: kubectl's default, or the pod's account).
+
+    `settings.prometheus_url`: the Prometheus server that the action metrics asks.
+    """
     kubeconfig = getattr(settings, "kubeconfig", None)
-    return K8sAdapter(Cluster(Connector(None if kubeconfig is None else str(kubeconfig))))
+    prometheus_url = getattr(settings, "prometheus_url", None)
+    return K8sAdapter(
+        Cluster(Connector(None if kubeconfig is None else str(kubeconfig))),
+        None if prometheus_url is None else Prometheus(str(prometheus_url)),
+    )

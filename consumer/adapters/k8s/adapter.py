@@ -13,6 +13,7 @@ from consumer.adapters.k8s.actions.delete import Delete
 from consumer.adapters.k8s.actions.drain import Drain
 from consumer.adapters.k8s.actions.job import Job
 from consumer.adapters.k8s.actions.logs import Logs
+from consumer.adapters.k8s.actions.metrics import Metrics
 from consumer.adapters.k8s.actions.nodes import Cordon
 from consumer.adapters.k8s.actions.patches import Mark, Patch
 from consumer.adapters.k8s.actions.reads import Events, Get
@@ -23,7 +24,9 @@ from consumer.adapters.k8s.actions.wait import Wait
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_base import ActionConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
+from consumer.adapters.k8s.configs_metrics import MetricsConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
+from consumer.adapters.k8s.prometheus import Prometheus
 from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
 from consumer.ports import Action, JsonObject, Plan, Scope, StepContext
@@ -36,8 +39,12 @@ class K8sAdapter:
 
     name = "k8s"
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, prometheus: Prometheus | None = None) -> None:
         self._cluster = cluster
+        self._actions: dict[type[ActionConfig], Callable[..., Action]] = {
+            **_ACTIONS,
+            MetricsConfig: partial(Metrics, prometheus=prometheus),
+        }
 
     @property
     def config_model(self) -> type[BaseModel]:
@@ -60,7 +67,7 @@ class K8sAdapter:
         if problems:
             raise ConfigError(problems)
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
-        return action_of(self._cluster, bound)
+        return self._actions[type(bound)](cluster=self._cluster, config=bound)
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         return await Undo(self._cluster, step, dry_run=True).plan(record)
@@ -90,9 +97,5 @@ _ACTIONS: Mapping[type[ActionConfig], Callable[..., Action]] = {
     UncordonConfig: Cordon,
     DrainConfig: Drain,
     JobConfig: Job,
+    MetricsConfig: Metrics,
 }
-
-
-def action_of(cluster: Cluster, config: ActionConfig) -> Action:
-    """The action that the config's model stands for."""
-    return _ACTIONS[type(config)](cluster=cluster, config=config)

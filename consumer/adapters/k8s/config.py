@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, JsonValue, RootModel
 
-from consumer.adapters.k8s import configs_jobs, configs_nodes, kinds
+from consumer.adapters.k8s import configs_jobs, configs_metrics, configs_nodes, kinds
 from consumer.adapters.k8s.configs_base import (
     ActionConfig,
     Manifest,
@@ -18,13 +18,14 @@ from consumer.adapters.k8s.configs_base import (
     no_text,
 )
 from consumer.adapters.k8s.configs_jobs import JobConfig
+from consumer.adapters.k8s.configs_metrics import MetricsConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.ports import JsonObject, Scope
 from schemas.failure import Problem
 from schemas.scalars import Duration
 
 #: Actions of the format that this adapter does not have yet.
-LATER = ("apply", "metrics")
+LATER = ("apply",)
 
 
 class LogsConfig(SelectingConfig):
@@ -178,6 +179,7 @@ AnyConfig = (
     | UncordonConfig
     | DrainConfig
     | JobConfig
+    | MetricsConfig
 )
 
 
@@ -202,6 +204,7 @@ MODELS: dict[str, type[ActionConfig]] = {
     "uncordon": UncordonConfig,
     "drain": DrainConfig,
     "job": JobConfig,
+    "metrics": MetricsConfig,
 }
 _NAMES = ("name", "resource_name", "resource")
 #: Parameters that name a kind and an object at once, in the order in which an action looks for them.
@@ -212,11 +215,13 @@ _KIND_PARAMETERS = {
     "rollback": ("deployment",),
     "wait": ("deployment", "job", "pod"),
     **dict.fromkeys(configs_nodes.ACTIONS, ("node",)),
+    "metrics": ("pod", "deployment", "job", "node"),
 }
 #: What an action works on where nothing says it.
 DEFAULT_KINDS = {
     **dict.fromkeys(("restart", "scale", "rollback", "wait"), "deployment"),
     **dict.fromkeys(configs_nodes.ACTIONS, "node"),
+    "metrics": "pod",
 }
 
 
@@ -234,7 +239,7 @@ def complete(config: JsonObject, scope: Scope) -> JsonObject:
 
     if done.get("namespace") is None and has("namespace") and not _is_placed(config):
         done["namespace"] = "${parameters.namespace}"
-    if action in ("create", "job") or any(done.get(key) is not None for key in (*_NAMES, "selector")):
+    if action in ("create", "job") or any(done.get(key) is not None for key in (*_NAMES, "selector", "query")):
         return done
     kind = done.get("resource_type")
     known = kinds.built_in(kind) if isinstance(kind, str) else None
@@ -280,7 +285,7 @@ def conflicts(config: JsonObject) -> list[Problem]:
         problems.append(Problem(path=names[1], message=f"is the same as {names[0]}; give one of them"))
     if names and "selector" in given:
         problems.append(Problem(path="selector", message="give a name or a selector, not both"))
-    if action not in ("create", "job", "events", "get") and not names and "selector" not in given:
+    if action not in ("create", "job", "events", "get", "metrics") and not names and "selector" not in given:
         alternatives = "name or a selector" if issubclass(MODELS[action], SelectingConfig) else "name"
         problems.append(
             Problem(path="name", message=f"no target; give a {alternatives}, here or as a parameter of that name")
@@ -318,5 +323,6 @@ _OWN_CONFLICTS: dict[str, Callable[[set[str], JsonObject], list[Problem]]] = {
     "annotate": _of_marks,
     "label": _of_marks,
     "job": configs_jobs.conflicts,
+    "metrics": configs_metrics.conflicts,
     **dict.fromkeys(configs_nodes.ACTIONS, configs_nodes.conflicts),
 }
