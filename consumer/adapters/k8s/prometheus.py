@@ -10,7 +10,7 @@ import httpx
 from pydantic import JsonValue
 
 from consumer.adapters.k8s import rollout
-from consumer.adapters.k8s.client import parse
+from consumer.adapters.k8s.bodies import parse
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject
 
