@@ -54,12 +54,16 @@ class Truth:
         """The next command of each topic and partition, by the state."""
         self._names = cluster.names
         self._over: dict[str, tuple[int, bool]] = {}
+        """Up to which event of each execution that is known, and whether it has ended."""
+        self._kept: dict[str, int] = {}
+        """How far the state goes of each execution: its last event's number."""
+        self._partition_of: dict[str, int] = {}
         cluster.observers.append(self.see)
 
     @property
     def live(self) -> list[str]:
-        """The accepted executions that have not ended."""
-        return [name for name, (_, over) in self._over.items() if not over]
+        """The accepted executions that have not ended, or of whose end the state does not know yet."""
+        return [name for name, (seq, over) in self._over.items() if not over or seq > self._kept.get(name, 0)]
 
     def see(self, entry: Entry) -> None:
         """The next durable record of any topic."""
@@ -83,6 +87,7 @@ class Truth:
         if lineage.epoch_of(entry.headers) != owner:
             return
         seq = orjson.loads(value)["seq"]
+        self._kept[name] = max(seq, self._kept.get(name, 0))  # a late one may come again, and is void
         for step, (epoch, number, kind) in list(self._ends.items()):
             if step[0] == name and number <= seq:
                 del self._ends[step]
@@ -97,12 +102,21 @@ class Truth:
         self._loop.note(f"claim of partition {entry.partition} at {entry.offset} after {after}, valid: {valid}")
         if valid:
             self.owners[entry.partition] = entry.offset, self._loop.time()
+            self._go_back(entry.partition)
+
+    def _go_back(self, partition: int) -> None:
+        """The next owner goes by the state: what an event said that did not get into it is still to be done."""
+        for name, (seq, _) in self._over.items():
+            kept = self._kept.get(name, 0)
+            if self._partition_of[name] == partition and seq > kept:
+                self._over[name] = kept, False
 
     def _event(self, partition: int, event: JsonObject) -> None:
         data, kind = event["data"], str(event["type"])
         assert isinstance(data, dict)
         owner, _ = self.owners[partition]
         name = str(data["execution_id"])
+        self._partition_of[name] = partition
         self._loop.note(f"{name}/{data['seq']} epoch {data['attempt_epoch']} {kind} {data.get('step', '')}")
         if owner is None or data["attempt_epoch"] != owner:
             return

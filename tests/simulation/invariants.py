@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -53,7 +53,9 @@ def _broken(world: World, *, deep: bool) -> Iterator[str]:
             found[name] = [event for event, _ in chosen]
             if deep:
                 yield from _deep(name, [entry for _, entry in chosen], states.get(name))
-        answered.update(_buried(world, number))
+        buried = _buried(world, number)
+        answered.update(buried.keys())
+        yield from _repeated(buried, exactly_once=world.plan.mode == "exactly_once")
         yield from _offsets(world, number)
     for name, trail in found.items():
         yield from _chain(name, trail)
@@ -74,16 +76,36 @@ def _records(world: World, number: int) -> dict[str, list[tuple[Raw, Entry]]]:
     return found
 
 
-def _buried(world: World, number: int) -> Iterator[Place]:
-    """The commands that were answered by a dead letter."""
+def _buried(world: World, number: int) -> dict[Place, list[Entry]]:
+    """The dead letters, by the commands that they are about."""
+    found: dict[Place, list[Entry]] = {}
     for entry in world.cluster.log(Topic.DEAD_LETTER, number).entries:
         about = {header: value.decode() for header, value in entry.headers if header.startswith("wpk-")}
-        yield about["wpk-topic"], int(about["wpk-partition"]), int(about["wpk-offset"])
+        place = about["wpk-topic"], int(about["wpk-partition"]), int(about["wpk-offset"])
+        found.setdefault(place, []).append(entry)
+    return found
+
+
+def _repeated(buried: Mapping[Place, Sequence[Entry]], *, exactly_once: bool) -> Iterator[str]:
+    """One dead letter of each command with exactly_once; else it may be there again, and must say the same."""
+    for place, letters in buried.items():
+        if exactly_once and len(letters) > 1:
+            yield f"{place} has {len(letters)} dead letters"
+        if len({(letter.key, letter.value, letter.headers) for letter in letters}) > 1:
+            yield f"{place} has dead letters that differ"
 
 
 def _sequence(name: str, records: list[tuple[Raw, Entry]], *, exactly_once: bool) -> Iterator[str]:
-    """To the letter with exactly_once: no gap, no double, and order within each topic."""
+    """To the letter with exactly_once: no gap, no double, and order within each topic.
+
+    Else a record may be there again. The reader's rule takes one of each epoch's, so that they must be the same.
+    """
     if not exactly_once:
+        bytes_of: dict[tuple[int, int], bytes | None] = {}
+        for event, entry in records:
+            which = event["data"]["seq"], event["data"]["attempt_epoch"]
+            if bytes_of.setdefault(which, entry.value) != entry.value:
+                yield f"{name}: seq {which[0]} of epoch {which[1]} is there in two forms"
         return
     numbers = sorted(event["data"]["seq"] for event, _ in records)
     if numbers != list(range(1, len(numbers) + 1)):
@@ -187,7 +209,7 @@ def _offsets(world: World, number: int) -> Iterator[str]:
         committed = world.cluster.group.offsets.get((log.topic, number), 0)
         known = state.get(role, 0)
         # The state decides. The group may stay behind it until the next command, where a commit failed or came late.
-        fair = exactly_once and not world.plan.weather.total and not world.plan.cuts
+        fair = exactly_once and not world.plan.disturbed
         if known != log.end or (committed != known if fair else committed > known):
             yield f"{role}-{number} has {log.end} records; committed {committed}, by the state {known}"
 

@@ -70,9 +70,9 @@ class Plan:
     random: Random = field(repr=False)
 
     @property
-    def cuts(self) -> bool:
-        """Whether an agent is cut off from the network at times."""
-        return any(fault.kind == "cut" for faults in self.faults for fault in faults)
+    def disturbed(self) -> bool:
+        """Whether requests can be lost or late."""
+        return bool(self.weather.total) or any(fault.kind == "cut" for faults in self.faults for fault in faults)
 
 
 def draw(seed: int, mode: Mode) -> Plan:

@@ -119,21 +119,24 @@ class World:
             loop.at_world(at, self.cluster.compact)
         await asyncio.sleep(plan.calm_at)
         self._calm_down()
-        until = loop.time() + _PATIENCE
-        while not self._wrong() and not self._quiet():
-            if loop.time() > until:
-                return [
-                    *self._wrong(),
-                    f"no rest {_PATIENCE:g} s after the last fault: {self._left()}\n{loop.stacks()}",
-                ]
-            await asyncio.sleep(0.5)
+        await self._rest()
         if plan.stop_at_end:
             await self._stop_all()
         elif plan.compacts_at_end:
             await asyncio.sleep(_SETTLE + 2 * environment.MEND_SECONDS)
             self.cluster.compact()
-        await asyncio.sleep(_SETTLE if plan.weather.total or plan.cuts else 2.0)
+        await asyncio.sleep(_SETTLE if plan.disturbed else 2.0)
         return [*self._wrong(), *(() if self._wrong() else invariants.broken(self))]
+
+    async def _rest(self) -> None:
+        """Waits until all is done."""
+        until = self._loop.time() + _PATIENCE
+        while not self._wrong() and not self._quiet():
+            if self._loop.time() > until:
+                what = f"no rest {_PATIENCE:g} s after the last fault: {self._left()}"
+                self._died.append(f"{what}\n{self._loop.stacks()}")
+            else:
+                await asyncio.sleep(0.5)
 
     @property
     def plan(self) -> Plan:
@@ -144,7 +147,7 @@ class World:
         return [*self.effects.violations, *self._died]
 
     def _quiet(self) -> bool:
-        """Whether every command was taken and every execution has ended."""
+        """Whether every command was taken and every execution has ended, by what the next owner would go by."""
         return not self.truth.live and not self._lag()
 
     def _lag(self) -> dict[str, str]:
