@@ -14,6 +14,7 @@ from consumer.adapters.k8s.client import Cluster, Query
 from consumer.adapters.k8s.configs_nodes import DrainConfig
 from consumer.adapters.k8s.draining import Verdict
 from consumer.adapters.k8s.evicting import Eviction, Evictor
+from consumer.adapters.k8s.patience import deadline, time_for
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 from schemas.scalars import format_duration
@@ -59,15 +60,15 @@ class Drain:
         return Plan(summary=summary, changes=bool(open_ones or wanted), detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
+        until = deadline(self.config.timeout, step)
         found = await chosen(self.cluster, self.config, step)
         await self._looked_at([ref for ref, _ in found], step)
         await set_unschedulable(self.cluster, found, step, wanted=True)
         evictions: list[Eviction] = []
         left: list[Sequence[Verdict]] = []
         cordoned: list[JsonValue] = [ref.name for ref, item in found if not is_cordoned(item)]
-        whole = self.config.timeout if self.config.timeout is not None else step.timeout
         try:
-            async with asyncio.timeout(whole):
+            async with asyncio.timeout_at(until):
                 for ref, _ in found:
                     verdicts = await self._verdicts(ref)  # once more: a pod may have come before the node was cordoned
                     draining.check(verdicts, ref.name)
@@ -75,7 +76,8 @@ class Drain:
                     await self._one(ref, verdicts, evictions, step)
         except TimeoutError as error:
             waiting = [f"{each.verdict.ref}: {each.state}" for each in evictions if not each.over]
-            message = f"{subject(found)}: not drained after {format_duration(whole or 0.0)}: {_some(waiting)}"
+            limit = format_duration(time_for(self.config.timeout, step) or 0.0)
+            message = f"{subject(found)}: not drained after {limit}: {_some(waiting)}"
             output = _output(subject(found), cordoned, evictions, left)
             raise TemporaryError(f"{message}; cordoned until it is undone", code="timeout", output=output) from error
         return _output(subject(found), cordoned, evictions, left)

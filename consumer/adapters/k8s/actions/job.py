@@ -16,6 +16,7 @@ from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import CreateConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.following import PodLogs, container_statuses
+from consumer.adapters.k8s.patience import deadline, time_for
 from consumer.adapters.k8s.together import beside
 from consumer.adapters.k8s.undo import create_record
 from consumer.adapters.k8s.watching import Scene, State, until
@@ -66,6 +67,7 @@ class Job:
         return replace(plan, summary=f"run {ref}{suspended}")
 
     async def run(self, step: StepContext) -> JsonObject:
+        until = deadline(self.config.timeout, step)
         create = await self._create(step)
         ref, manifest = await self._checked(create, step)
         if step.captured is None:
@@ -78,10 +80,11 @@ class Job:
                 code="unknown_outcome",
             )
         made = await create.run(step)
-        await step.log("agent", f"{ref} {'is there already' if made['already'] else 'created'}; it goes on without us")
-        return await self._followed(ref, made, step)
+        what = "is there already; its lines come from the first on" if made["already"] else "created"
+        await step.log("agent", f"{ref} {what}; it goes on if this step is ended")
+        return await self._followed(ref, made, step, until)
 
-    async def _followed(self, ref: kinds.Ref, made: JsonObject, step: StepContext) -> JsonObject:
+    async def _followed(self, ref: kinds.Ref, made: JsonObject, step: StepContext, until: float | None) -> JsonObject:
         """Waits for the Job's end while its logs are passed on."""
         item = await self.cluster.get(ref)
         logs = PodLogs(
@@ -93,7 +96,7 @@ class Job:
             prefixed=_has_several(item),
         )
         async with beside(logs.run()):
-            ended = await self._ended(ref, item, step)
+            ended = await self._ended(ref, item, step, until)
             logs.over.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS):
@@ -107,7 +110,7 @@ class Job:
             raise PermanentError(f"{ref} failed: {'; '.join([why, *exits])}", code="failed", output=output)
         return {**output, "kept": await self._kept(ref, ended, step)}
 
-    async def _ended(self, ref: kinds.Ref, item: JsonObject, step: StepContext) -> JsonObject:
+    async def _ended(self, ref: kinds.Ref, item: JsonObject, step: StepContext, limit: float | None) -> JsonObject:
         """The Job once it has ended. Raises StepError where it goes, or time is over."""
         uid, last = targets.uid_of(item), item
 
@@ -121,13 +124,13 @@ class Job:
         async def trouble(message: str) -> None:
             await step.log("agent", f"still waiting: {message}")
 
-        whole = self.config.timeout if self.config.timeout is not None else step.timeout
         try:
-            async with asyncio.timeout(whole):
+            async with asyncio.timeout_at(limit):
                 return await until(self.cluster, Scene(ref.kind, ref.namespace, name=ref.name), look, trouble)
         except TimeoutError as error:
+            whole = format_duration(time_for(self.config.timeout, step) or 0.0)
             raise TemporaryError(
-                f"{ref} has not ended after {format_duration(whole or 0.0)}: {_progress(last)}; it goes on, a further "
+                f"{ref} has not ended after {whole}: {_progress(last)}; it goes on, a further "
                 "attempt waits for it, undo deletes it",
                 code="timeout",
                 output=_result(last),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from consumer.adapters.k8s import fields, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import WaitConfig
+from consumer.adapters.k8s.patience import time_for
 from consumer.adapters.k8s.watching import Scene, State, until
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -71,7 +72,7 @@ class Wait:
             look = _gone(subject)
         else:
             look = _all_hold(subject, test_of(condition, scene.kind), progress, named=scene.name is not None)
-        whole = self.config.timeout if self.config.timeout is not None else step.timeout
+        whole = time_for(self.config.timeout, step)
         try:
             async with asyncio.timeout(_left(whole, step)):
                 state = await until(self.cluster, scene, look, trouble)
