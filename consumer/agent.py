@@ -35,6 +35,8 @@ from consumer.journal.owner import Identity
 from consumer.journal.owner import Limits as OwnerLimits
 from consumer.journal.probe import Guarantee
 from consumer.journal.topics import TopicNames, TopicReport
+from consumer.policy import load
+from consumer.policy.judge import Policy
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal
 from consumer.settings import Settings, unknown_variables
@@ -155,7 +157,7 @@ class _Callbacks:
 
 
 async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets: SecretStore) -> None:
-    _refuse_what_is_not_enforced(settings)
+    policy = _policy(settings)
     connection = KafkaConnection.of(settings, client_id=settings.agent_name)
     names = TopicNames(settings.topic_prefix)
     metrics, options = Metrics(process_registry()), _options(settings)
@@ -177,7 +179,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         supervisor = parts.supervisor = await stack.enter_async_context(
-            supervising(_services(settings, adapters, metrics, secrets), _state_reader(factory))
+            supervising(_services(settings, adapters, metrics, secrets, policy), _state_reader(factory))
         )
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
@@ -246,13 +248,21 @@ def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
 # --- the parts ---
 
 
-def _refuse_what_is_not_enforced(settings: Settings) -> None:
-    """A setting that is to make the agent safer and would do nothing must not be taken silently."""
-    if settings.policy_file is not None:
-        raise SettingsError(
-            f"WPK_POLICY_FILE is {settings.policy_file}, but this version enforces no policy; unset it, and restrict "
-            "who may write to the command topics by Kafka's ACLs"
+def _policy(settings: Settings) -> Policy:
+    """The policy in force. Raises SettingsError."""
+    if settings.policy_file is None:
+        _log.warning(
+            "policy.none",
+            problem="WPK_POLICY_FILE is not set, so everybody who may write to the command topics may run anything; "
+            "name a policy file (docs/security.md), or say that this is meant: WPK_POLICY_FILE=open",
         )
+        return load.OPEN
+    policy = load.policy_of(settings.policy_file)
+    if policy.open:
+        _log.warning("policy.open", problem="everything is allowed (WPK_POLICY_FILE=open)")
+    else:
+        _log.info("policy.loaded", file=policy.origin, digest=policy.digest, rules=len(policy.file.rules))
+    return policy
 
 
 async def _sandbox(adapters: AdapterRegistry) -> str:
@@ -311,12 +321,15 @@ def _factory(
     )
 
 
-def _services(settings: Settings, adapters: AdapterRegistry, metrics: Metrics, secrets: SecretStore) -> Services:
+def _services(
+    settings: Settings, adapters: AdapterRegistry, metrics: Metrics, secrets: SecretStore, policy: Policy
+) -> Services:
     return Services(
         agent=settings.agent_name,
         clock=SystemClock(),
         adapters=adapters.adapters,
         secrets=secrets.load,
+        policy=policy,
         metrics=metrics,
         draw=random.random,
         environment={name: os.environ[name] for name in settings.allowed_env if name in os.environ},

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, JsonValue
 
+from consumer.workflow.facts import Facts
 from consumer.workflow.scope import UNKNOWN, Scope, Unknown
 from schemas.failure import Problem
 from schemas.wpk import ResourceLimits
@@ -19,6 +20,7 @@ __all__ = [
     "Action",
     "Adapter",
     "CommandTopic",
+    "Facts",
     "Journal",
     "JsonObject",
     "Phase",
@@ -141,6 +143,10 @@ class Adapter(Protocol):
     def prepare(self, config: JsonObject, scope: Scope) -> Action:
         """The action for this configuration. No I/O. Raises ConfigError; no value is UNKNOWN here."""
         ...
+
+    # `facts(config, scope) -> Sequence[Facts]`, which an adapter need not have: what a step of that configuration
+    # touches, for the policy to judge by (`workflow.facts`); a step of several entries needs all of them allowed.
+    # Without I/O. Steps of an adapter without it are allowed or denied as a whole.
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         """What `undo` would do with that record."""

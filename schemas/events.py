@@ -189,11 +189,27 @@ class PlannedStep(BaseModel):
     needs: tuple[str, ...] = ()
 
 
+class Permission(BaseModel):
+    """Why a run was allowed to begin. Steps whose values were not known then are judged again before they act."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    policy: str
+    """The policy's file, or what it is else."""
+    digest: str = ""
+    """Of the policy file; empty for a policy without one."""
+    rules: tuple[str, ...] = ()
+    """The rules that allowed its steps."""
+    signed_by: tuple[str, ...] = ()
+    """The names of the keys that signed the package."""
+
+
 class ExecutionStarted(ExecutionEvent):
     name: ClassVar[str] = "execution.started"
     status: Status = Status.RUNNING
     steps: tuple[PlannedStep, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    permission: Permission | None = None
 
 
 class ExecutionResumed(ExecutionEvent):

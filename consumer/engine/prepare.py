@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import orjson
 from pydantic import ValidationError
 
+from consumer.engine import permits
 from consumer.engine.execution import Execution
+from consumer.engine.permits import Permit
 from consumer.engine.services import Services
 from consumer.ports import JsonObject
 from consumer.workflow import answers, checks, program
@@ -30,6 +33,7 @@ class Prepared:
 
     package: WorkflowPackage
     parameters: JsonObject
+    permit: Permit
     warnings: tuple[Problem, ...] = ()
 
 
@@ -45,15 +49,21 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         checked = await _check(state, services)
         if _ended(execution):  # cancelled meanwhile
             return None
-        execution.stage(*decide(execution.state, checked, execution, services))
-        if checked.package is None or _ended(execution):
+        permit = None
+        if checked.package is not None and not checked.errors:
+            permit = permits.of_run(execution.state, checked.package, checked.parameters, services)
+        execution.stage(*decide(execution.state, checked, permit, execution, services))
+        if checked.package is None or permit is None or _ended(execution):
             return None
-        return Prepared(package=checked.package, parameters=checked.parameters, warnings=checked.warnings)
+        warnings = (*checked.warnings, *permit.warnings)
+        return Prepared(package=checked.package, parameters=checked.parameters, permit=permit, warnings=warnings)
     try:
         package = package_of(state)
     except (ValidationError, ValueError) as error:
         raise RuntimeError(f"the package of {state.execution_id} can't be read again: {error}") from error
-    return Prepared(package=package, parameters=checks.with_defaults(package, _parameters(state))[0])
+    parameters = checks.with_defaults(package, _parameters(state))[0]
+    permit = permits.of_run(state, package, parameters, services)  # that it may run was decided: each step is judged
+    return Prepared(package=package, parameters=parameters, permit=permit)
 
 
 def _ended(execution: Execution) -> bool:
@@ -94,21 +104,21 @@ async def _check(state: ExecutionState, services: Services) -> Checked:
     return await asyncio.to_thread(check)
 
 
-def decide(state: ExecutionState, checked: Checked, execution: Execution, services: Services) -> list[EventData]:
-    """What the check leads to."""
+def decide(
+    state: ExecutionState, checked: Checked, permit: Permit | None, execution: Execution, services: Services
+) -> list[EventData]:
+    """What the check and the policy's answer lead to."""
     now = execution.now()
-    if checked.package is None or checked.errors:
-        errors = answers.bounded(checked.errors)
-        return [
-            events.CommandRejected(command="execute", errors=errors, requested_by=state.requested_by),
-            answers.rejection(state, errors, now=now, code="invalid"),
-        ]
+    if checked.package is None or checked.errors or permit is None:
+        return _refused(state, checked.errors, now, code="invalid")
+    if permit.problems:
+        return _refused(state, permit.problems, now, code="forbidden")
     if state.validate_only:
         fields = answers.result_fields(state, now)
         fields["total_steps"] = len(checked.package.spec.handlers)
-        warnings = answers.bounded(checked.warnings)
+        warnings = answers.bounded((*checked.warnings, *permit.warnings))
         return [events.ExecutionCompleted(**fields, validate_only=True, warnings=warnings)]
-    if _must_wait(state, checked.package):
+    if _must_wait(state, checked.package, permit):
         if state.status is Status.AWAITING_APPROVAL:
             return []
         claim = (state.command or {}).get("approved_by")
@@ -119,14 +129,25 @@ def decide(state: ExecutionState, checked: Checked, execution: Execution, servic
                 expires_at=expires, note=note, total_steps=len(checked.package.spec.handlers)
             )
         ]
-    return [start(checked.package, checked.warnings)]
+    return [start(checked.package, permit, (*checked.warnings, *permit.warnings))]
 
 
-def start(package: WorkflowPackage, warnings: tuple[Problem, ...] = ()) -> events.ExecutionStarted:
+def _refused(state: ExecutionState, problems: Sequence[Problem], now: datetime, *, code: str) -> list[EventData]:
+    errors = answers.bounded(problems)
+    return [
+        events.CommandRejected(command="execute", errors=errors, requested_by=state.requested_by),
+        answers.rejection(state, errors, now=now, code=code),
+    ]
+
+
+def start(package: WorkflowPackage, permit: Permit, warnings: tuple[Problem, ...] = ()) -> events.ExecutionStarted:
     """The event that begins the run."""
     steps = program.run_program(package).planned()
-    return events.ExecutionStarted(steps=steps, total_steps=len(steps), warnings=answers.bounded(warnings))
+    return events.ExecutionStarted(
+        steps=steps, total_steps=len(steps), warnings=answers.bounded(warnings), permission=permit.permission
+    )
 
 
-def _must_wait(state: ExecutionState, package: WorkflowPackage) -> bool:
-    return package.spec.safety.approval_required and not state.dry_run and state.approved_by is None
+def _must_wait(state: ExecutionState, package: WorkflowPackage, permit: Permit) -> bool:
+    asked = package.spec.safety.approval_required or permit.must_wait
+    return asked and not state.dry_run and state.approved_by is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from consumer.clock import Clock
 from consumer.engine.strays import Strays
+from consumer.policy.judge import Policy
 from consumer.ports import Adapter
 from consumer.telemetry.metrics import Metrics
 
@@ -41,6 +42,8 @@ class Services:
     adapters: Mapping[str, Adapter]
     secrets: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
     """The values of those of the named secrets that there are."""
+    policy: Policy
+    """Who may run what."""
     metrics: Metrics
     draw: Callable[[], float]
     """A number in [0, 1): the jitter of a backoff."""

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from pydantic import JsonValue
 
-from consumer.engine import prepare
+from consumer.engine import permits, prepare
 from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
 from consumer.engine.prepare import Prepared
@@ -74,7 +74,7 @@ class StepRunner:
 
     def beginning(self) -> EventData:
         """The event that begins the run, with what the check had to say."""
-        return prepare.start(self._prepared.package, self._prepared.warnings)
+        return prepare.start(self._prepared.package, self._prepared.permit, self._prepared.warnings)
 
     # --- before a step ---
 
@@ -241,7 +241,7 @@ class StepRunner:
             dry_run=attempts.is_dry(state, attempt.phase),
             first_started_at=attempt.began,
             repeated=attempt.repeated,
-            limits=self.package.spec.validation.resource_limits,
+            limits=self._prepared.permit.limits,
             log=log.write,
             capture=self._capture(attempt, log),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
@@ -288,8 +288,10 @@ class StepRunner:
         await self._reveal(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
+            permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services, final=False)
             return _planned(_unknowable(handler, adapter, scope))
         action = adapter.prepare(dict(handler.config), scope)
+        permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
         limit = self._limit(handler, action)
         if context.dry_run:
             return _planned(await self._timed(action.plan(context), limit, handler))

@@ -14,7 +14,7 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
-from consumer.engine import prepare
+from consumer.engine import permits, prepare
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
 from consumer.engine.partition import Partition
@@ -29,7 +29,7 @@ from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import EventData, Status
 from schemas.execution import ExecutionState
-from schemas.failure import Failure
+from schemas.failure import Failure, Problem
 
 __all__ = ["Partition", "StateReader", "Supervisor", "supervising"]
 _log = structlog.get_logger(__name__)
@@ -275,6 +275,12 @@ class Supervisor:
             case ControlCommand():
                 if awaited and command.action == "cancel" and (state is None or state.status is None):
                     return ahead.cancel(state, command, source=source)
+                if state is not None and state.status is Status.AWAITING_APPROVAL:
+                    reason = permits.may_not_approve(state, command, self._services)
+                    if reason is not None:
+                        problem = Problem(path="requested_by", message=reason)
+                        asked = answers.Asked.of(command)
+                        return answers.refuse(state, asked, [problem], source=source, now=now, code="forbidden")
                 return answers.control(state, command, source=source, now=now)
 
     def _follow_up(self, partition: Partition, execution: Execution) -> None:

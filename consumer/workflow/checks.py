@@ -125,8 +125,6 @@ def _too_large(package: WorkflowPackage) -> Problem | None:
 def _notes(package: WorkflowPackage) -> Iterator[Problem]:
     """What the package asks for and this agent does not enforce: said, never passed over."""
     spec = package.spec
-    if package.metadata.signature:
-        yield _note("metadata.signature", "the signature is not verified by this agent")
     if spec.safety.dry_run_required:
         yield _note("spec.safety.dry_run_required", "not enforced by this agent: submit with dry_run first")
     if spec.monitoring.alerts:

@@ -64,6 +64,11 @@ class Condition:
         """Whether it looks at any step at all, also where the names are computed (`steps.exists(name, …)`)."""
         return "steps" in self.roots
 
+    def uses(self, root: str) -> frozenset[str] | None:
+        """Which fields of a variable it looks at; None where that can't be told (`has` of the whole, a macro)."""
+        chains = [chain for chain in self._reading.chains if chain[0] == root]
+        return None if any(len(chain) == 1 for chain in chains) else frozenset(chain[1] for chain in chains)
+
     def evaluate(self, variables: Mapping[str, JsonValue]) -> bool:
         """Whether the condition holds. Raises ConditionError."""
         for name in sorted(self.roots):

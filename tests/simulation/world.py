@@ -18,6 +18,7 @@ from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
 from consumer.journal.owner import Limits as OwnerLimits
 from consumer.journal.topics import TopicNames
+from consumer.policy.load import OPEN
 from consumer.ports import Adapter, Journal
 from consumer.telemetry.health import Facts, Health
 from tests.simulation import environment, invariants
@@ -212,6 +213,7 @@ class World:
             clock=SystemClock(),
             adapters=self._adapters(),
             secrets=_no_secrets,
+            policy=OPEN,
             metrics=environment.metrics(),
             draw=random.random,
             limits=_LIMITS,

@@ -20,6 +20,8 @@ from consumer.engine.incoming import Incoming, Understood
 from consumer.engine.services import Limits, Services
 from consumer.engine.strays import Strays
 from consumer.engine.supervisor import Partition, Supervisor, supervising
+from consumer.policy.judge import Policy
+from consumer.policy.load import OPEN
 from consumer.ports import CommandTopic, Journal, Topic
 from consumer.telemetry.metrics import Metrics
 from schemas import events, snapshot
@@ -173,6 +175,7 @@ async def house(
     journal: MemoryJournal | None = None,
     adapters: Mapping[str, Any] | None = None,
     secrets: dict[str, str] | None = None,
+    policy: Policy = OPEN,
     grace: float = 15.0,
     **limits: Any,
 ) -> AsyncIterator[House]:
@@ -184,6 +187,7 @@ async def house(
         clock=clock,
         adapters={"probe": probe.build(None), "delay": delay.build(None), **(adapters or {})},  # type: ignore[arg-type]
         secrets=Secrets(secrets or {}),
+        policy=policy,
         metrics=Metrics(CollectorRegistry()),
         draw=lambda: 0.5,
         limits=Limits(**limits),

@@ -16,6 +16,7 @@ from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
 from consumer.engine.partition import Partition
 from consumer.engine.services import Services
+from consumer.policy.load import OPEN
 from consumer.telemetry.metrics import Metrics
 from schemas import snapshot
 from schemas.events import Status
@@ -55,6 +56,7 @@ def services() -> Services:
         clock=SystemClock(),
         adapters={},
         secrets=no_secrets,
+        policy=OPEN,
         metrics=Metrics(CollectorRegistry()),
         draw=random.random,
     )

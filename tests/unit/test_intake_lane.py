@@ -23,6 +23,7 @@ from consumer.intake.inbox import QUEUE_RECORDS
 from consumer.intake.lane import Lane
 from consumer.journal.owner import Stats, Trouble
 from consumer.journal.restore import Restored
+from consumer.policy.load import OPEN
 from consumer.ports import CommandTopic, Journal, Record, Topic
 from consumer.telemetry.metrics import Metrics
 from schemas import events
@@ -116,6 +117,7 @@ async def bench(limits: Limits | None = None, *, refuse: int = 0) -> AsyncIterat
         clock=SystemClock(),
         adapters={"delay": DelayAdapter(SystemClock())},
         secrets=no_secrets,
+        policy=OPEN,
         metrics=Metrics(CollectorRegistry()),
         draw=random.random,
         limits=limits or Limits(),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from consumer.adapters.api import urls
+from consumer.adapters.api import facts, urls
 from consumer.adapters.api.action import ApiAction
 from consumer.adapters.api.config import MAX_EXPECT, ApiConfig
 from consumer.adapters.api.expectation import Expectation, compile_expectation
 from consumer.adapters.api.guard import AddressGuard
 from consumer.adapters.api.transport import Transport
 from consumer.errors import ConfigError, PermanentError
-from consumer.ports import JsonObject, Plan, Scope, StepContext
+from consumer.ports import Facts, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from schemas.failure import Problem
 
@@ -46,6 +46,10 @@ class ApiAdapter:
         if problems:
             raise ConfigError(problems)
         return ApiAction(config=bound, expectation=expectation, transport=self._transport)
+
+    def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
+        """What the step touches, for the policy."""
+        return facts.of(config, scope)
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         raise _nothing_to_undo(step)

@@ -8,6 +8,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
+from consumer.adapters.k8s import facts
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
 from consumer.adapters.k8s.actions.drain import Drain
@@ -29,7 +30,7 @@ from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, Uncor
 from consumer.adapters.k8s.prometheus import Prometheus
 from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
-from consumer.ports import Action, JsonObject, Plan, Scope, StepContext
+from consumer.ports import Action, Facts, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from schemas.failure import Problem
 
@@ -68,6 +69,10 @@ class K8sAdapter:
             raise ConfigError(problems)
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
         return self._actions[type(bound)](cluster=self._cluster, config=bound)
+
+    def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
+        """What the step touches, for the policy."""
+        return [facts.of(config, scope)]
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         return await Undo(self._cluster, step, dry_run=True).plan(record)

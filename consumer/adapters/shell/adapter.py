@@ -9,11 +9,11 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from consumer.adapters.shell import quoting, sandbox
+from consumer.adapters.shell import facts, quoting, sandbox
 from consumer.adapters.shell.action import ShellAction, Surroundings
 from consumer.adapters.shell.config import ShellConfig, as_text, not_carried
 from consumer.errors import ConfigError, PermanentError
-from consumer.ports import UNKNOWN, JsonObject, Plan, Scope, StepContext
+from consumer.ports import UNKNOWN, Facts, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from schemas.failure import Problem
 
@@ -86,6 +86,10 @@ class ShellAdapter:
             expressions={} if prepared.script is None else prepared.script.variables,
             surroundings=self._surroundings,
         )
+
+    def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
+        """What the step touches, for the policy."""
+        return [facts.of(config, scope)]
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         raise _nothing_to_undo()

@@ -1,0 +1,145 @@
+"""Asks the policy: may this run begin, may this step act, may this person approve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from consumer.engine.services import Services
+from consumer.errors import PermanentError
+from consumer.policy import signatures
+from consumer.policy.run import Decision, Run, Step
+from consumer.ports import Adapter, JsonObject, Phase
+from consumer.workflow import values
+from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, secret_name
+from schemas.commands import ControlCommand
+from schemas.events import Permission
+from schemas.execution import ExecutionState
+from schemas.failure import Problem
+from schemas.wpk import Handler, ResourceLimits, WorkflowPackage
+
+#: Rules that the trail names of one run; more say nothing more.
+_MAX_RULES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permit:
+    """What the policy says of a run."""
+
+    run: Run
+    permission: Permission
+    limits: ResourceLimits
+    must_wait: bool
+    """An approval is required, whatever the package says."""
+    problems: tuple[Problem, ...]
+    """Why it is refused; none: it may begin."""
+    warnings: tuple[Problem, ...]
+
+
+def of_run(state: ExecutionState, package: WorkflowPackage, parameters: JsonObject, services: Services) -> Permit:
+    """The policy's answer to an accepted execution. Computation only."""
+    policy = services.policy
+    content = (state.command or {}).get("wpk_content")
+    signed = signatures.verify(policy.file, content if isinstance(content, dict) else {}, at=state.accepted_at)
+    run = Run.of(
+        package,
+        requester=state.requested_by,
+        labels=state.labels,
+        dry_run=state.dry_run,
+        signed_by=signed.keys,
+    )
+    problems = [*signed.problems, *policy.unmet(run, package)]
+    rules: dict[str, None] = {}
+    if not policy.open:
+        for path, step in steps_of(package, parameters, services.adapters, services.environment):
+            verdict = policy.judge(run, step, final=False)
+            rules.update(dict.fromkeys(verdict.rules))
+            if verdict.decision is Decision.REFUSED:
+                problems.append(Problem(path=path, message=verdict.message))
+    return Permit(
+        run=run,
+        permission=Permission(
+            policy=policy.origin, digest=policy.digest, rules=tuple(rules)[:_MAX_RULES], signed_by=signed.keys
+        ),
+        limits=policy.limits(run, package),
+        must_wait=policy.must_wait(run),
+        problems=tuple(problems),
+        warnings=signed.warnings,
+    )
+
+
+def steps_of(
+    package: WorkflowPackage,
+    parameters: JsonObject,
+    adapters: Mapping[str, Adapter],
+    environment: Mapping[str, str],
+) -> Iterator[tuple[str, Step]]:
+    """All steps of a package that may be run, with their paths, as far as they are known before the run."""
+    spec = package.spec
+    outputs = dict.fromkeys((handler.name for handler in (*spec.handlers, *spec.rollback.handlers)), UNKNOWN)
+    scope = ExecutionScope(
+        parameters=parameters,
+        execution_id=UNKNOWN,
+        workflow=package.metadata.name,
+        attempt=UNKNOWN,
+        outputs=outputs,
+        secrets=UNKNOWN,
+        environment=environment,
+    )
+    lists: Sequence[tuple[str, Phase, Sequence[Handler]]] = (
+        ("spec.handlers", "run", spec.handlers),
+        ("spec.rollback.handlers", "rollback", spec.rollback.handlers),
+    )
+    for path, phase, handlers in lists:
+        for index, handler in enumerate(handlers):
+            adapter = adapters.get(handler.type)
+            if adapter is not None:
+                used = _secrets(handler.config, parameters, lambda name: name not in environment)
+                yield f"{path}[{index}]", _step(handler, phase, adapter, scope, used)
+
+
+def require(
+    permit: Permit, handler: Handler, phase: Phase, scope: ExecutionScope, services: Services, *, final: bool = True
+) -> None:
+    """Raises PermanentError `forbidden` where the policy does not let the step act with the values that it has now."""
+    policy = services.policy
+    if policy.open:
+        return
+    adapter = services.adapters[handler.type]
+    revealed = scope.secrets if callable(scope.secrets) else lambda name: None
+    used = _secrets(handler.config, scope.parameters, lambda name: revealed(name) is not None)
+    verdict = policy.judge(permit.run, _step(handler, phase, adapter, scope, used), final=final)
+    if verdict.decision is Decision.REFUSED:
+        raise PermanentError(verdict.message, code="forbidden")
+
+
+def may_not_approve(state: ExecutionState, command: ControlCommand, services: Services) -> str | None:
+    """Why who sends the approval may not give it; None where they may, or where that is another's question."""
+    policy = services.policy
+    if command.action != "approve" or not command.requested_by or policy.open:
+        return None
+    package = WorkflowPackage.model_validate((state.command or {}).get("wpk_content"))
+    permit = of_run(state, package, {}, services)
+    return policy.may_not_approve(permit.run, command.requested_by)
+
+
+def _step(handler: Handler, phase: Phase, adapter: Adapter, scope: Scope, secrets: frozenset[str]) -> Step:
+    tell = getattr(adapter, "facts", None)
+    found = tell(dict(handler.config), scope) if callable(tell) else [{}]
+    return Step(name=handler.name, adapter=handler.type, phase=phase, facts=tuple(found), secrets=secrets)
+
+
+def _secrets(
+    config: Mapping[str, JsonValue], parameters: Mapping[str, object], is_secret: Callable[[str], bool]
+) -> frozenset[str]:
+    """The secrets that the configuration names; of a plain upper-case name only the agent knows what it means."""
+    named = []
+    for _, expression in values.expressions(dict(config)):
+        name = secret_name(expression)
+        if name is None:
+            continue
+        if expression.startswith("secrets.") or (name not in parameters and is_secret(name)):
+            named.append(name)
+    return frozenset(named)
