@@ -82,13 +82,15 @@ class K8sSteps(PolicyModel):
     actions: Patterns | None = None
     """get, restart, scale, …"""
     kinds: Patterns | None = None
-    """Singular, in lower case: deployment, configmap; custom resources as the package writes them."""
+    """Singular, in lower case: deployment, configmap; custom resources as the package writes them; prometheus for a
+    query of metrics."""
     namespaces: Patterns | None = None
-    """Where the step works. Only `*` fits cluster-wide kinds, custom resources, and steps that name none."""
+    """Where the step works. Only `*` fits cluster-wide kinds, custom resources, queries, and steps
+    that name none."""
     names: Patterns | None = None
     """The object's name. Only `*` fits a step that selects by labels."""
     changes: bool | None = None
-    """false: only actions that change nothing (get, logs, events, wait)."""
+    """false: only actions that change nothing (get, logs, events, metrics, wait)."""
 
 
 class ApiSteps(PolicyModel):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from consumer.adapters.api import facts as api_facts
+from consumer.adapters.k8s import config as configs
 from consumer.adapters.k8s import facts as k8s_facts
 from consumer.adapters.shell import facts as shell_facts
 from consumer.policy import load
@@ -79,6 +80,8 @@ TABLE: list[tuple[str, str, dict[str, Any], bool]] = [
     ("steps: {k8s: {names: [api]}}", "k8s", {"action": "restart", "selector": "app=api", "namespace": "shop"}, False),
     ("steps: {k8s: {changes: false}}", "k8s", {**RESTART, "action": "get"}, True),
     ("steps: {k8s: {changes: false}}", "k8s", RESTART, False),
+    (IN_SHOP, "k8s", {"action": "metrics", "namespace": "shop"}, True),
+    (IN_SHOP, "k8s", {"action": "metrics", "namespace": "shop", "query": "up"}, False),  # of all namespaces
     (
         IN_SHOP,
         "k8s",
@@ -277,6 +280,13 @@ def test_a_policy_that_can_not_be_meant_is_refused_with_its_line(text: str, told
         policy(text)
     assert told in str(caught.value)
     assert caught.value.problems[0].line is not None
+
+
+def test_every_action_of_kubernetes_is_known_as_one_that_changes_or_only_reads() -> None:
+    assert set(configs.MODELS) - k8s_facts.READS == {
+        *("annotate", "cordon", "create", "delete", "drain", "job", "label", "patch"),
+        *("restart", "rollback", "scale", "uncordon"),
+    }
 
 
 def test_a_fact_that_nobody_can_tell_is_not_shown_to_conditions() -> None:

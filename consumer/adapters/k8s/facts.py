@@ -9,7 +9,7 @@ from consumer.workflow.facts import ANYTHING, Called, Fact, Facts, Reader
 from consumer.workflow.scope import UNKNOWN, Unknown
 
 #: Actions that change nothing in the cluster.
-READS = frozenset({"logs", "events", "get", "wait"})
+READS = frozenset({"logs", "events", "get", "metrics", "wait"})
 _NAMES = (("name",), ("resource_name",), ("resource",))
 #: What an action looks at where the step names no kind.
 _UNNAMED = {**configs.DEFAULT_KINDS, "logs": "pod", "events": "event", "job": "job"}
@@ -24,6 +24,8 @@ def of(config: JsonObject, scope: Scope) -> Facts:
     full = configs.complete(config, scope)
     action = str(full.get("action"))
     reader = Reader(full, scope)
+    if action == "metrics" and reader.at("query") is not None:  # of the Prometheus server, and so of all namespaces
+        return {"action": action, "changes": False, "kind": "prometheus", "namespace": "", "name": ANYTHING}
     kind, name = _kind_and_name(reader, action)
     word: Fact = kind.singular if isinstance(kind, kinds.Kind) else kind
     return {
