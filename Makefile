@@ -11,7 +11,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-k8s simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, 
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m tests.support.control_plane
 	@$(PY) -m pytest -m long $(ARGS)
+
+test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl as the oracle (part of test-long; needs Go)
+	@$(PY) -m tests.support.control_plane
+	@$(PY) -m pytest -m long tests/kubernetes tests/integration/test_control_plane*.py $(ARGS)
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --mode $(MODE) --jobs $$(nproc)

@@ -139,7 +139,7 @@ async def test_a_wait_that_times_out_says_what_it_saw_last(api: K8sApi, steps: S
     api.controllers.broken_images.add("api:bad")
     api.create("Deployment", "payments", deployment(image="api:bad"))
     await eventually(lambda: api.get("Deployment", "api").get("status", {}).get("updatedReplicas") == 3)
-    with pytest.raises(TemporaryError, match=r"not ready after 300ms: api: 0 of 3 updated replicas") as caught:
+    with pytest.raises(TemporaryError, match=r"not ready after 300ms: 0 of 3 updated replicas") as caught:
         await steps.run({"action": "wait", "name": "api", "timeout": "300ms"})
     assert caught.value.code == "timeout"
 

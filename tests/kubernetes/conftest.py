@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.support.control_plane import KubernetesCluster, Space
 from tests.support.k8s_real import steps_on
 from tests.support.k8s_steps import Steps
+from tests.support.oracle import PROPERTY, Oracle, table
 
 
 @pytest.fixture
@@ -17,3 +19,33 @@ async def steps(control_plane: KubernetesCluster, space: Space, tmp_path: Path) 
     """Steps that may do everything, in the test's namespace."""
     async with steps_on(control_plane.kubeconfig, space.name, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def twins() -> tuple[str, str]:
+    """The names of the two namespaces that all rows of the oracle share; the first is kubectl's."""
+    one = secrets.token_hex(3)
+    return f"kubectl-{one}", f"adapter-{one}"
+
+
+@pytest.fixture
+async def oracle(control_plane: KubernetesCluster, twins: tuple[str, str], tmp_path: Path) -> AsyncIterator[Oracle]:
+    """kubectl and the adapter, each in a namespace of its own."""
+    theirs, ours = twins
+    async with steps_on(control_plane.kubeconfig, ours, tmp_path) as steps:
+        yield Oracle(control_plane.kubectl, steps, theirs, ours)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the oracle's table: for each verb and kind, whether kubectl and the adapter do the same."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    entries = [
+        (row, said if report.passed else None)
+        for report in reports
+        for name, (row, said) in report.user_properties
+        if name == PROPERTY and report.when == "call"
+    ]
+    if entries:
+        terminalreporter.section(f"kubectl as the oracle: {len(entries)} rows")
+        for line in table(entries):
+            terminalreporter.line(line)

@@ -75,7 +75,9 @@ class ScaleConfig(ActionConfig):
     replicas: Annotated[int, Field(ge=0)] | Literal["original"] | None = None
     """A number, or `original`: what it was before this execution first scaled it."""
     scale_factor: float | None = Field(default=None, gt=0, le=1000)
-    """Times the present number, rounded up."""
+    """Times the present number, rounded up; a change of that number meanwhile is an error, not a wrong product."""
+    current_replicas: int | None = Field(default=None, ge=0)
+    """Scale only where the present number is this one, as `kubectl scale --current-replicas`."""
     max_replicas: int | None = Field(default=None, ge=0)
     """The result of `scale_factor` is not above."""
     min_replicas: int | None = Field(default=None, ge=0)
@@ -87,7 +89,7 @@ class WaitConfig(SelectingConfig):
 
     action: Literal["wait"]
     condition: str | None = Field(default=None, min_length=1, max_length=1000)
-    """ready, available, complete, deleted, rollout, `jsonpath={.status.phase}=Running`, or any status condition.
+    """ready, available, complete, created, deleted, rollout, `jsonpath={.status.phase}=Running`, or any condition.
 
     Else complete for a job and ready for all others.
     """

@@ -10,10 +10,11 @@ from consumer.adapters.k8s import diff, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import ScaleConfig
 from consumer.adapters.k8s.undo import fields_record, remember
-from consumer.errors import PermanentError
+from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
 _PATH = ("spec", "replicas")
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +46,56 @@ class Scale:
             record = fields_record(ref, scale, [diff.change(_PATH, now, wanted)], subresource="scale")
             record = await remember(step, record, f"{ref} has {now} replicas")
             before, _ = _captured(record)
-            await self.cluster.patch(ref, _body(wanted), "merge", subresource="scale")
+            await self._set(ref, scale, before, wanted)
             now = before
         return _output(ref, now, wanted)
 
+    async def _set(self, ref: kinds.Ref, scale: JsonObject, before: int, wanted: int) -> None:
+        """Changes the number. Where it follows from the one before, only while that one stands: under its version."""
+        if self.config.scale_factor is None and self.config.current_replicas is None:
+            await self.cluster.patch(ref, _body(wanted), "merge", subresource="scale")
+            return
+        for _ in range(_TRIES):
+            now = rollout.integer(scale, "spec", "replicas")
+            if now == wanted:
+                return
+            if now != before:
+                raise PermanentError(
+                    f"{ref} was scaled from {before} to {now} by someone else at the same time; it stays so",
+                    code="conflict",
+                )
+            body = _body(wanted, rollout.text(scale, "metadata", "resourceVersion"))
+            try:
+                await self.cluster.patch(ref, body, "merge", subresource="scale")
+            except TemporaryError as error:  # most often it is only the status that has changed
+                if error.code != "conflict":
+                    raise
+                scale = await self._scale(ref)
+            else:
+                return
+        raise TemporaryError(f"{ref} is changed all the time by someone else", code="conflict")
+
+    async def _scale(self, ref: kinds.Ref) -> JsonObject:
+        """The Scale. Raises PermanentError `not_supported` for an object that has none."""
+        try:
+            return await self.cluster.get(ref, "scale")
+        except PermanentError as error:
+            if error.code != "not_found" or await self.cluster.find(ref) is None:
+                raise
+            raise PermanentError(f"a {ref.kind.singular} can't be scaled", code="not_supported") from error
+
     async def _numbers(self, ref: kinds.Ref, step: StepContext) -> tuple[int, int, JsonObject]:
         """The present and the wanted number, and the Scale they come from."""
-        scale = await self.cluster.get(ref, "scale")
+        scale = await self._scale(ref)
         now = rollout.integer(scale, "spec", "replicas")
         if step.captured is not None:
             before, wanted = _captured(step.captured)
         else:
+            expected = self.config.current_replicas
+            if expected not in (None, now):
+                raise PermanentError(
+                    f"{ref} has {now} replicas, not the {expected} of current_replicas; it stays so", code="conflict"
+                )
             before, wanted = now, self._wanted(ref, now, step.originals)
         if wanted > before or self.config.replicas != "original":  # going back to what was is never over a limit
             targets.bound_replicas(step, wanted, str(ref))
@@ -95,8 +135,10 @@ def _captured(record: JsonObject) -> tuple[int, int]:
     return before, after
 
 
-def _body(replicas: int) -> JsonObject:
-    return {"spec": {"replicas": replicas}}
+def _body(replicas: int, version: str | None = None) -> JsonObject:
+    """The patch; with a version it is refused where the object has another one."""
+    body: JsonObject = {"spec": {"replicas": replicas}}
+    return body if version is None else {"metadata": {"resourceVersion": version}, **body}
 
 
 def _output(ref: kinds.Ref, before: int, after: int) -> JsonObject:

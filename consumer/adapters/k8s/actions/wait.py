@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from consumer.adapters.k8s import fields, kinds, rollout, targets
+from consumer.adapters.k8s.actions.causes import MOST, causes
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import WaitConfig
 from consumer.adapters.k8s.patience import time_for
+from consumer.adapters.k8s.together import beside
 from consumer.adapters.k8s.watching import Scene, State, until
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -19,6 +22,11 @@ from schemas.scalars import format_duration
 Test = Callable[[JsonObject], rollout.Status]
 #: Seconds for a look at what has become of it while nobody waited.
 _ONE_LOOK = 5.0
+#: Seconds between looks for what holds it up, and for the last of them.
+_CAUSES_EVERY = 10.0
+_LAST_LOOK = 3.0
+#: How a message names conditions that are no adjectives.
+_WORDS = {"rollout": "rolled out", "create": "created", "delete": "deleted"}
 
 
 @dataclass(slots=True)
@@ -27,6 +35,9 @@ class _Progress:
 
     message: str = "nothing seen yet"
     seen: set[str] = field(default_factory=set)
+    open: list[JsonObject] = field(default_factory=list)
+    """What does not yet hold."""
+    causes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +45,8 @@ class Wait:
     """Output: `{resource, condition, state}`; `state` says in words what was reached.
 
     A failed rollout (progress deadline), a failed job, or an object that is deleted meanwhile end the wait at once. One
-    that a new owner takes up again has only the time that is left, but looks at least once.
+    that a new owner takes up again has only the time that is left, but looks at least once. What holds pods up (a
+    quota, an image, a crash) goes to the step's log while it waits, and into the error.
     """
 
     cluster: Cluster
@@ -53,7 +65,8 @@ class Wait:
     async def plan(self, step: StepContext) -> Plan:
         scene = await self._scene()
         condition = self._condition(scene)
-        test_of(condition, scene.kind)
+        if not _is_deletion(condition) and not _is_creation(condition):
+            test_of(condition, scene.kind)
         found = await self.cluster.items(scene.kind, scene.namespace, scene.query)
         summary = f"wait until {_subject(scene)} is {condition}"
         if not found and not _is_deletion(condition):
@@ -70,18 +83,44 @@ class Wait:
 
         if _is_deletion(condition):
             look = _gone(subject)
+        elif _is_creation(condition):
+            look = _there(subject, progress)
         else:
             look = _all_hold(subject, test_of(condition, scene.kind), progress, named=scene.name is not None)
         whole = time_for(self.config.timeout, step)
         try:
-            async with asyncio.timeout(_left(whole, step)):
+            async with asyncio.timeout(_left(whole, step)), beside(self._explain(scene, progress, step)):
                 state = await until(self.cluster, scene, look, trouble)
         except TimeoutError as error:
+            await self._last_look(scene, progress, _spare(whole, step))
             limit = format_duration(whole or 0.0)
-            raise TemporaryError(
-                f"{subject} is not {condition} after {limit}: {progress.message}", code="timeout"
-            ) from error
+            message = f"{subject} is not {_WORDS.get(condition, condition)} after {limit}: {progress.message}"
+            raise TemporaryError(_because(message, progress), code="timeout") from error
+        except PermanentError as error:
+            if error.code != "failed":
+                raise
+            await self._last_look(scene, progress, _LAST_LOOK)
+            raise PermanentError(_because(str(error), progress), code="failed") from error
         return {"resource": subject, "condition": condition, "state": state}
+
+    async def _explain(self, scene: Scene, progress: _Progress, step: StepContext) -> None:
+        """Logs what holds it up, once for each that is new."""
+        while True:
+            await asyncio.sleep(_CAUSES_EVERY)
+            before = progress.causes
+            await self._look_for_causes(scene, progress)
+            for why in progress.causes:
+                if why not in before:
+                    await step.log("agent", f"still waiting: {progress.message}; {why}")
+
+    async def _last_look(self, scene: Scene, progress: _Progress, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._look_for_causes(scene, progress)
+
+    async def _look_for_causes(self, scene: Scene, progress: _Progress) -> None:
+        found = [why for item in progress.open[:MOST] for why in await causes(self.cluster, scene.kind, item)]
+        progress.causes = found[:MOST]
 
     def _condition(self, scene: Scene) -> str:
         return self.config.condition or ("complete" if scene.kind == kinds.JOB else "ready")
@@ -93,6 +132,11 @@ class Wait:
         kind = kinds.POD if self.config.resource_type is None else await targets.kind_of(self.cluster, self.config)
         namespace = await targets.namespace_of(self.cluster, self.config, kind)
         return Scene(kind, namespace, selector=self.config.selector)
+
+
+def _spare(whole: float | None, step: StepContext) -> float:
+    """Seconds for the last look: most of what the attempt has beyond the wait itself."""
+    return _LAST_LOOK if step.timeout is None or whole is None else min(_LAST_LOOK, 0.7 * (step.timeout - whole))
 
 
 def _left(whole: float | None, step: StepContext) -> float | None:
@@ -110,8 +154,22 @@ def _subject(scene: Scene) -> str:
     return f"{scene.kind.plural} {scene.selector}{where}"
 
 
+def _because(message: str, progress: _Progress) -> str:
+    return f"{message}; {'; '.join(progress.causes)}" if progress.causes else message
+
+
 def _is_deletion(condition: str) -> bool:
     return condition.lower() in ("deleted", "delete")
+
+
+def _is_creation(condition: str) -> bool:
+    return condition.lower() in ("created", "create")
+
+
+def _there(subject: str, progress: _Progress) -> Callable[[State], str | None]:
+    """Holds once anything is there, as `kubectl wait --for=create`."""
+    progress.message = "nothing is there"
+    return lambda state: f"{subject} is there" if state else None
 
 
 def _gone(subject: str) -> Callable[[State], str | None]:
@@ -140,11 +198,16 @@ def _all_hold(subject: str, test: Test, progress: _Progress, *, named: bool) -> 
             return None
         results = [(targets.name_of(item), test(item)) for item in state.values()]
         open_ones = [(name, result) for name, result in results if not result.done]
+        progress.open = [item for item, (_, result) in zip(state.values(), results, strict=True) if not result.done]
+
+        def said(name: str, result: rollout.Status) -> str:
+            return result.message if named else f"{name}: {result.message}"
+
         for name, result in open_ones:
             if result.failed:
-                raise PermanentError(f"{subject}: {name}: {result.message}", code="failed")
+                raise PermanentError(f"{subject}: {said(name, result)}", code="failed")
         if open_ones:
-            progress.message = "; ".join(f"{name}: {result.message}" for name, result in open_ones[:3])
+            progress.message = "; ".join(said(name, result) for name, result in open_ones[:3])
             return None
         return "; ".join(result.message for _, result in results[:3])
 
