@@ -14,7 +14,7 @@ SEEDS  ?= 0..2000
 .PHONY: help setup demo test test-long test-k8s simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
 
