@@ -190,7 +190,7 @@ async def test_a_wait_that_is_taken_up_again_has_the_time_that_is_left_and_looks
     async with asyncio.timeout(60):
         with pytest.raises(TemporaryError, match="after 1h"):
             await steps.adapter.prepare({**never, "timeout": "1h"}, FixedScope()).run(long_ago)
-        with pytest.raises(TemporaryError, match="after 1h"):
+        with pytest.raises(TemporaryError, match="after 59m59s"):  # it gives up a moment before its attempt does
             await steps.adapter.prepare(never, FixedScope()).run(replace(long_ago, timeout=3600.0))
     ready = {"action": "wait", "name": "api", "timeout": "1h"}
     assert (await steps.adapter.prepare(ready, FixedScope()).run(long_ago))["condition"] == "ready"
