@@ -21,8 +21,8 @@ from typing import Any
 from consumer.dev.broker import HOST, free_port
 from tests.support.control_plane import build
 from tests.support.control_plane.certificates import ADMINS, Authority, Pair, credentials, write_kubeconfig
-from tests.support.control_plane.daemon import Daemon
 from tests.support.control_plane.handle import KubernetesCluster
+from tests.support.daemon import Daemon
 
 _ROOT = Path(__file__).parents[3]
 _START_TIMEOUT = 100.0

@@ -6,27 +6,19 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import confluent_kafka
 
 from consumer.dev import broker as embedded
+from tests.support.daemon import Daemon
 from tests.support.kafka import jars
 from tests.support.kafka.handle import KafkaBroker, Kind, server_settings
 
 START_TIMEOUT = 90.0
-_STOP_TIMEOUT = 20.0
-
-# A process that is tied to its owner dies with the *thread* that started it, and a test may restart a broker from a
-# thread that soon ends: this thread starts all of them, and ends with the interpreter.
-starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
 
 
 class ProcessBroker(KafkaBroker):
@@ -44,31 +36,28 @@ class ProcessBroker(KafkaBroker):
     ) -> None:
         super().__init__(kind, f"{embedded.HOST}:{port}")
         self.port = port
-        self._arguments = embedded.tied_to_owner(arguments)
-        self._directory = directory
         self._ready = ready
-        self._environment = environment
-        self._log = directory / "output.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._daemon = Daemon(
+            f"the {kind} broker on port {port}",
+            arguments,
+            directory=directory,
+            environment=environment,
+            log=directory / "output.log",
+        )
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def _exit_code(self) -> int | None:
-        return self._process.poll() if self._process is not None else None
+        return self._daemon.alive
 
     @property
     def pid(self) -> int:
         """The broker's own process."""
-        assert self._process is not None, "the broker was never started"
-        return self._process.pid
+        return self._daemon.pid
 
     @property
     def output(self) -> str:
         """The end of what the broker wrote."""
-        return self._log.read_text(errors="replace")[-3_000:] if self._log.exists() else ""
+        return self._daemon.output
 
     def start(self) -> None:
         """Starts it and returns when it serves. Raises RuntimeError with its last words where it doesn't."""
@@ -77,32 +66,24 @@ class ProcessBroker(KafkaBroker):
 
     def launch(self) -> None:
         """Starts it and returns at once. Raises RuntimeError where it runs."""
-        if self.alive:
-            raise RuntimeError(f"the {self.kind} broker on port {self.port} runs already")
-        self._process = starter.submit(self._spawn).result()
+        self._daemon.start()
 
     def await_service(self) -> None:
         """Returns when it serves. Kills it and raises RuntimeError with its last words where it doesn't."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while self.alive and time.monotonic() < deadline:
-            if self._ready(self.port) and self.alive:
-                return
-            time.sleep(0.02)
-        ended = f"ended with {self._exit_code}" if not self.alive else f"did not serve within {START_TIMEOUT:g} s"
-        self.kill()
-        raise RuntimeError(f"the {self.kind} broker on port {self.port} {ended}; its last words:\n{self.output}")
+        try:
+            self._daemon.await_service(lambda: self._ready(self.port), START_TIMEOUT)
+        except RuntimeError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
-        self._end(signal.SIGKILL)
+        self._daemon.kill()
 
     def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
-        if hasattr(os, "waitid"):  # macOS has none before Python 3.13
-            # A thread that runs on another core stops only when it enters the kernel; this returns when all have.
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._daemon.pause()
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        self._daemon.resume()
 
     def restart(self) -> None:
         self.kill()
@@ -110,36 +91,7 @@ class ProcessBroker(KafkaBroker):
 
     def stop(self) -> None:
         """Ends it in order, as an operator would."""
-        self._end(signal.SIGTERM)
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                self._arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._directory,
-                env=self._environment,
-                start_new_session=True,
-            )
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None, "the broker was never started"
-        if not self.alive:  # its id may be another process's by now
-            raise RuntimeError(f"the {self.kind} broker on port {self.port} does not run")
-        self._process.send_signal(number)
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(how)
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._daemon.stop()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from consumer.dev.broker import tied_to_owner
-from tests.support.kafka.processes import starter
+from tests.support.daemon import starter
 
 Direction = Literal["to_node", "to_client"]
 _PROGRAM = Path(__file__).parent / "proxy_process.py"

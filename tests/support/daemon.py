@@ -13,22 +13,30 @@ from pathlib import Path
 from consumer.dev.broker import tied_to_owner
 
 _STOP_TIMEOUT = 20.0
-_POLL = 0.05
+_POLL = 0.02
 
 # A process that is tied to its owner dies with the *thread* that started it, and a test may restart a server from a
 # thread that soon ends: this thread starts all of them, and ends with the interpreter.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="daemon-starter")
+starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="daemon-starter")
 
 
 class Daemon:
     """One server process. Its output lies in a file, so that it never waits for a reader."""
 
-    def __init__(self, name: str, arguments: Sequence[str], *, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        directory: Path,
+        environment: dict[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
         self.name = name
         self._arguments = tied_to_owner(arguments)
         self._directory = directory
         self._environment = environment
-        self._log = directory / f"{name}.log"
+        self._log = log or directory / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,15 +61,16 @@ class Daemon:
         return self._log.read_text(errors="replace")[-3_000:] if self._log.exists() else ""
 
     def start(self) -> None:
-        """Starts it; whether it serves is for `await_service` to say."""
-        assert not self.alive, f"{self.name} runs already"
-        self._process = _starter.submit(self._spawn).result()
+        """Starts it; whether it serves is for `await_service` to say. Raises RuntimeError where it runs."""
+        if self.alive:
+            raise RuntimeError(f"{self.name} runs already")
+        self._process = starter.submit(self._spawn).result()
 
     def await_service(self, ready: Callable[[], bool], timeout: float) -> None:
         """Returns when `ready` says so. Raises RuntimeError with the process's last words where it doesn't."""
         deadline = time.monotonic() + timeout
         while self.alive and time.monotonic() < deadline:
-            if ready():
+            if ready() and self.alive:
                 return
             time.sleep(_POLL)
         ended = "did not serve in time" if self.alive else f"ended with {self._process and self._process.poll()}"
