@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from consumer.adapters.k8s import kinds
+from consumer.adapters.k8s import kinds, rollout
 from consumer.adapters.k8s.actions.delete import options_of, with_uid
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.draining import Verdict
@@ -35,6 +35,8 @@ class Eviction:
     state: str = "not yet evicted"
     evicted: bool = False
     """Whether the API server has agreed."""
+    ending: bool = False
+    """Whether it is being deleted."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     failure: PermanentError | None = None
 
@@ -70,7 +72,7 @@ class Evictor:
             try:
                 await self._cluster.evict(verdict.ref, with_uid(self._options, verdict.uid), dry_run=True)
             except (PermanentError, TemporaryError) as error:
-                return None if error.code == "not_found" else str(error)
+                return None if error.code in ("not_found", "no_namespace") else str(error)
         return None
 
     async def _one(self, eviction: Eviction) -> None:
@@ -85,6 +87,8 @@ class Evictor:
                 return
             except TemporaryError as error:
                 eviction.state = str(error)
+                if error.code == "terminating" and eviction.ending:
+                    break  # a namespace that goes lets no eviction be made; its pods go without
             if eviction.state != said:
                 said = eviction.state
                 await self._step.log("agent", f"{said}; trying again until it is allowed")
@@ -94,39 +98,30 @@ class Evictor:
         await self._step.log("agent", f"{eviction.verdict.ref} is gone")
 
     async def _evict(self, eviction: Eviction) -> None:
-        """Asks once. A pod that is gone already is well."""
+        """Asks once. A pod that is gone already is well; the watch also tells where another has its name (conflict)."""
         verdict = eviction.verdict
         try:
             async with self._slots:
                 await self._cluster.evict(verdict.ref, with_uid(self._options, verdict.uid))
-        except (PermanentError, TemporaryError) as error:
-            if error.code not in ("not_found", "conflict", "terminating"):
+        except PermanentError as error:
+            if error.code not in ("not_found", "no_namespace"):
                 raise
-            if not await self._is_ending(eviction):
-                raise
+            eviction.gone.set()
             return
         eviction.evicted, eviction.state = True, "evicted, it has not ended yet"
         note = f" ({verdict.why})" if verdict.why else ""
         await self._step.log("agent", f"{verdict.ref} is evicted{note}")
 
-    async def _is_ending(self, eviction: Eviction) -> bool:
-        """Whether the pod is gone, or being deleted: in a namespace that goes, that is all the API server allows."""
-        verdict = eviction.verdict
-        now = await self._cluster.find(verdict.ref)
-        metadata = now.get("metadata") if now is not None else None
-        if not isinstance(metadata, dict) or metadata.get("uid") != verdict.uid:
-            eviction.gone.set()
-            return True
-        eviction.state = "being deleted, it has not ended yet"
-        return metadata.get("deletionTimestamp") is not None
-
     async def _watch(self, node: str, evictions: Sequence[Eviction]) -> None:
-        """Tells which pods are gone, for ever."""
+        """Tells which pods end and are gone, for ever."""
 
         def look(state: State) -> None:
             for eviction in evictions:
-                if eviction.verdict.uid not in state:
+                pod = state.get(eviction.verdict.uid)
+                if pod is None:
                     eviction.gone.set()
+                else:
+                    eviction.ending = bool(rollout.text(pod, "metadata", "deletionTimestamp"))
 
         async def trouble(message: str) -> None:
             await self._step.log("agent", f"still waiting: {message}")
