@@ -51,6 +51,7 @@ def test_there_are_the_runbooks_and_the_demo() -> None:
         "scale-on-latency",
         "rotate-secret",
         "requeue-failed-job",
+        "drain-node",
         "verify-backup",
     }
 
