@@ -188,7 +188,7 @@ class K8sApi:
         if request.method == "POST":
             return web.json_response(self._create(target, query, body, dry_run), status=201)
         if request.method == "DELETE":
-            return web.json_response(self._delete(target, body or {}, dry_run or bool((body or {}).get("dryRun"))))
+            return web.json_response(self._delete(target, body or {}, bool(body.get("dryRun")) if body else dry_run))
         if request.method == "PATCH":
             return web.json_response(self._patch(target, query, request.content_type, body, dry_run))
         return web.json_response(self._put(target, body, dry_run))

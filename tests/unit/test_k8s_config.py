@@ -30,13 +30,6 @@ def test_importing_the_adapter_does_not_import_the_client_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("action", ["apply"])
-def test_an_action_that_comes_later_is_refused_with_those_that_are_there(action: str) -> None:
-    message = problems({"action": action})["action"]
-    assert message.startswith(f'"{action}" is not supported yet; supported: ')
-    assert "restart" in message
-
-
 def test_each_action_has_what_it_is_made_by() -> None:
     assert set(MODELS.values()) == set(_ACTIONS)
 

@@ -55,6 +55,13 @@ def judged(by: Policy, what: Step, run: Run | None = None, *, final: bool = True
 
 RESTART = {"action": "restart", "name": "deployment/api", "namespace": "shop"}
 IN_SHOP = "steps: {k8s: {namespaces: [shop, 'shop-*']}}"
+
+
+def placed(namespace: str) -> JsonObject:
+    """A manifest that says its namespace."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": namespace, "name": "flags"}}
+
+
 TO_API = "steps: {api: {hosts: ['*.example.com'], methods: [GET], ports: [443]}}"
 GET = {"url": "https://a.example.com/x"}
 DF = "steps: {shell: {programs: [df], network: false}}"
@@ -94,6 +101,10 @@ TABLE: list[tuple[str, str, dict[str, Any], bool]] = [
         {"action": "create", "namespace": "shop", "manifest": {"apiVersion": "v1", "kind": "Namespace"}},
         False,
     ),
+    (IN_SHOP, "k8s", {"action": "apply", "manifest": placed("shop")}, True),
+    (IN_SHOP, "k8s", {"action": "apply", "manifest": [placed("shop"), placed("shop")]}, True),
+    (IN_SHOP, "k8s", {"action": "apply", "manifest": [placed("shop"), placed("bank")]}, False),
+    (IN_SHOP, "k8s", {"action": "apply", "namespace": "shop", "manifest": ["nonsense"]}, False),
     # HTTP
     (TO_API, "api", GET, True),
     (TO_API, "api", {"url": "https://A.Example.COM./x"}, True),
@@ -284,7 +295,7 @@ def test_a_policy_that_can_not_be_meant_is_refused_with_its_line(text: str, told
 
 def test_every_action_of_kubernetes_is_known_as_one_that_changes_or_only_reads() -> None:
     assert set(configs.MODELS) - k8s_facts.READS == {
-        *("annotate", "cordon", "create", "delete", "drain", "job", "label", "patch"),
+        *("annotate", "apply", "cordon", "create", "delete", "drain", "job", "label", "patch"),
         *("restart", "rollback", "scale", "uncordon"),
     }
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
 from consumer.adapters.k8s import facts
+from consumer.adapters.k8s.actions.apply import Apply
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
 from consumer.adapters.k8s.actions.drain import Drain
@@ -24,6 +25,7 @@ from consumer.adapters.k8s.actions.scale import Scale
 from consumer.adapters.k8s.actions.wait import Wait
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_base import ActionConfig
+from consumer.adapters.k8s.configs_changes import ApplyConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.configs_metrics import MetricsConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
@@ -32,6 +34,7 @@ from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError
 from consumer.ports import Action, Facts, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
+from consumer.workflow.scope import may_be_secret
 from schemas.failure import Problem
 
 
@@ -68,7 +71,10 @@ class K8sAdapter:
         if problems:
             raise ConfigError(problems)
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
-        return self._actions[type(bound)](cluster=self._cluster, config=bound)
+        make = self._actions[type(bound)]
+        if isinstance(bound, _KEEPING):
+            return make(cluster=self._cluster, config=bound, private=_holds_secret(full, scope))
+        return make(cluster=self._cluster, config=bound)
 
     def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
         """What the step touches, for the policy."""
@@ -82,6 +88,19 @@ class K8sAdapter:
 
     async def aclose(self) -> None:
         await self._cluster.aclose()
+
+
+#: Fields of a config whose values a change puts into objects.
+_VALUES = ("manifest", "data", "patch", "value", "annotations", "labels")
+
+
+def _holds_secret(config: JsonObject, scope: Scope) -> bool:
+    """Whether a secret of the agent's is put into an object; an upper-case name is a parameter's where there is one."""
+    found = values.expressions({name: config[name] for name in _VALUES if name in config})
+    return any(
+        may_be_secret(expression) and (expression.startswith("secrets.") or expression not in scope.parameters)
+        for _, expression in found
+    )
 
 
 #: What each config's action is made by, from the cluster and the config.
@@ -103,4 +122,7 @@ _ACTIONS: Mapping[type[ActionConfig], Callable[..., Action]] = {
     DrainConfig: Drain,
     JobConfig: Job,
     MetricsConfig: Metrics,
+    ApplyConfig: Apply,
 }
+#: Actions whose undo records hold values of their config.
+_KEEPING = (ApplyConfig, configs.PatchConfig, configs.AnnotateConfig, configs.LabelConfig)

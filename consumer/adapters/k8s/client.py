@@ -140,13 +140,15 @@ class Cluster:
         *,
         subresource: str = "",
         dry_run: bool = False,
+        force: bool | None = None,
     ) -> JsonObject:
-        """Patches the object; gives it as it is then (with `dry_run`: as it would be)."""
+        """Patches the object; gives it as it is then (with `dry_run`: as it would be). `force` is for "apply"."""
+        forced = () if force is None else (("force", str(force).lower()),)
         call = Call(
             "PATCH",
             _path(ref, subresource),
             _request("patch", ref, subresource),
-            _changing(dry_run),
+            (*_changing(dry_run), *forced),
             body,
             CONTENT_TYPES[patch_type],
         )
@@ -159,9 +161,10 @@ class Cluster:
 
     async def delete(self, ref: kinds.Ref, options: JsonObject, *, dry_run: bool = False) -> JsonObject:
         """Begins the object's deletion. Raises StepError (`not_found`; `conflict` where the uid is another)."""
-        query = (("dryRun", "All"),) if dry_run else ()
         body: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
-        return await self.json(Call("DELETE", ref.path, _request("delete", ref), query, body))
+        if dry_run:  # in the body: where there is one the API server does not look at the query, and would delete
+            body["dryRun"] = ["All"]
+        return await self.json(Call("DELETE", ref.path, _request("delete", ref), (), body))
 
     async def evict(self, ref: kinds.Ref, options: JsonObject, *, dry_run: bool = False) -> None:
         """Asks for a pod's eviction (policy/v1). Raises StepError (`not_found`; `disruption_budget` where one refuses).

@@ -17,15 +17,13 @@ from consumer.adapters.k8s.configs_base import (
     field_path,
     no_text,
 )
+from consumer.adapters.k8s.configs_changes import ApplyConfig, ChangingConfig, KeepingConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.configs_metrics import MetricsConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
 from consumer.ports import JsonObject, Scope
 from schemas.failure import Problem
 from schemas.scalars import Duration
-
-#: Actions of the format that this adapter does not have yet.
-LATER = ("apply",)
 
 
 class LogsConfig(SelectingConfig):
@@ -60,7 +58,7 @@ class GetConfig(SelectingConfig):
     """JSONPath or dotted: `spec.replicas`, `{.status.phase}`, `metadata.annotations['a.b/c']`."""
 
 
-class RestartConfig(SelectingConfig):
+class RestartConfig(ChangingConfig, SelectingConfig):
     """Rolling restart, as `kubectl rollout restart` does it; pods are deleted, for their controller to replace."""
 
     action: Literal["restart"]
@@ -68,7 +66,7 @@ class RestartConfig(SelectingConfig):
     """For pods: the time they get to end. A rolling restart uses the pods' own terminationGracePeriodSeconds."""
 
 
-class ScaleConfig(ActionConfig):
+class ScaleConfig(ChangingConfig):
     """Replicas through the scale subresource. Give `replicas` or `scale_factor`."""
 
     action: Literal["scale"]
@@ -97,7 +95,7 @@ class WaitConfig(SelectingConfig):
     """Else the step's."""
 
 
-class RollbackConfig(ActionConfig):
+class RollbackConfig(ChangingConfig):
     """As `kubectl rollout undo` does it."""
 
     action: Literal["rollback"]
@@ -105,7 +103,7 @@ class RollbackConfig(ActionConfig):
     """`previous` (or 0): the one before the newest."""
 
 
-class CreateConfig(ActionConfig):
+class CreateConfig(ChangingConfig):
     """Creates an object. One that this step has created before (a repeated attempt) is left as it is."""
 
     action: Literal["create"]
@@ -113,7 +111,7 @@ class CreateConfig(ActionConfig):
     """The whole object. `generateName` gets a suffix that is the same for every attempt of the step."""
 
 
-class DeleteConfig(SelectingConfig):
+class DeleteConfig(KeepingConfig, SelectingConfig):
     """Deletes objects, and waits until they are gone."""
 
     action: Literal["delete"]
@@ -127,7 +125,7 @@ class DeleteConfig(SelectingConfig):
     """False: don't wait until the objects are gone."""
 
 
-class PatchConfig(ActionConfig):
+class PatchConfig(KeepingConfig):
     """As `kubectl patch` does it. Fields that the kind does not have are refused."""
 
     action: Literal["patch"]
@@ -139,7 +137,7 @@ class PatchConfig(ActionConfig):
     """Else json for a list, strategic for built-in kinds, merge for others."""
 
 
-class AnnotateConfig(ActionConfig):
+class AnnotateConfig(ChangingConfig):
     """Sets annotations; null removes one."""
 
     action: Literal["annotate"]
@@ -152,7 +150,7 @@ class AnnotateConfig(ActionConfig):
     """False: an annotation that has another value already is an error."""
 
 
-class LabelConfig(ActionConfig):
+class LabelConfig(ChangingConfig):
     """Sets labels; null removes one."""
 
     action: Literal["label"]
@@ -182,6 +180,7 @@ AnyConfig = (
     | DrainConfig
     | JobConfig
     | MetricsConfig
+    | ApplyConfig
 )
 
 
@@ -207,7 +206,10 @@ MODELS: dict[str, type[ActionConfig]] = {
     "drain": DrainConfig,
     "job": JobConfig,
     "metrics": MetricsConfig,
+    "apply": ApplyConfig,
 }
+#: Actions whose manifest says what they work on.
+_BY_MANIFEST = ("create", "apply", "job")
 _NAMES = ("name", "resource_name", "resource")
 #: Parameters that name a kind and an object at once, in the order in which an action looks for them.
 _KIND_PARAMETERS = {
@@ -241,7 +243,7 @@ def complete(config: JsonObject, scope: Scope) -> JsonObject:
 
     if done.get("namespace") is None and has("namespace") and not _is_placed(config):
         done["namespace"] = "${parameters.namespace}"
-    if action in ("create", "job") or any(done.get(key) is not None for key in (*_NAMES, "selector", "query")):
+    if action in _BY_MANIFEST or any(done.get(key) is not None for key in (*_NAMES, "selector", "query")):
         return done
     kind = done.get("resource_type")
     known = kinds.built_in(kind) if isinstance(kind, str) else None
@@ -260,8 +262,9 @@ def complete(config: JsonObject, scope: Scope) -> JsonObject:
 def _is_placed(config: JsonObject) -> bool:
     """Whether a manifest says its namespace itself."""
     manifest = config.get("manifest")
-    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
-    return isinstance(metadata, dict) and metadata.get("namespace") is not None
+    each = manifest if isinstance(manifest, list) else [manifest]
+    metadata = [one.get("metadata") if isinstance(one, dict) else None for one in each]
+    return all(isinstance(one, dict) and one.get("namespace") is not None for one in metadata)
 
 
 def wrong_action(config: JsonObject) -> Problem | None:
@@ -272,8 +275,6 @@ def wrong_action(config: JsonObject) -> Problem | None:
     supported = ", ".join(MODELS)
     if action is None:
         return Problem(path="action", message=f"is missing; supported: {supported}")
-    if action in LATER:
-        return Problem(path="action", message=f'"{action}" is not supported yet; supported: {supported}')
     return Problem(path="action", message=f'"{str(action)[:80]}" is no action of k8s; supported: {supported}')
 
 
@@ -287,13 +288,13 @@ def conflicts(config: JsonObject) -> list[Problem]:
         problems.append(Problem(path=names[1], message=f"is the same as {names[0]}; give one of them"))
     if names and "selector" in given:
         problems.append(Problem(path="selector", message="give a name or a selector, not both"))
-    if action not in ("create", "job", "events", "get", "metrics") and not names and "selector" not in given:
+    if action not in (*_BY_MANIFEST, "events", "get", "metrics") and not names and "selector" not in given:
         alternatives = "name or a selector" if issubclass(MODELS[action], SelectingConfig) else "name"
         problems.append(
             Problem(path="name", message=f"no target; give a {alternatives}, here or as a parameter of that name")
         )
     untyped = "resource_type" not in given and not any("/" in str(config[key]) for key in names)
-    if untyped and action not in (*DEFAULT_KINDS, "create", "job", "logs", "events"):
+    if untyped and action not in (*DEFAULT_KINDS, *_BY_MANIFEST, "logs", "events"):
         problems.append(
             Problem(path="resource_type", message="is missing; name the kind: deployment, pod, job, secret, …")
         )

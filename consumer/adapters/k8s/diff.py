@@ -38,12 +38,12 @@ _ANNOTATIONS = ("metadata", "annotations")
 Change = dict[str, JsonValue]
 
 
-class _Missing:
+class Missing:
     """The value of a field that is not there."""
 
 
-MISSING = _Missing()
-_Value = JsonValue | _Missing
+MISSING = Missing()
+_Value = JsonValue | Missing
 
 
 def desired(item: JsonObject) -> JsonObject:
@@ -69,7 +69,7 @@ def of_values(before: JsonValue, after: JsonValue, path: Sequence[str | int] = (
 
 def _walk(before: _Value, after: _Value, path: tuple[str | int, ...], born: int | None = None) -> Iterator[Change]:
     if _both_objects(before, after):
-        if isinstance(before, _Missing) and born is None:
+        if isinstance(before, Missing) and born is None:
             born = len(path)
         left = before if isinstance(before, dict) else {}
         right = after if isinstance(after, dict) else {}
@@ -89,17 +89,17 @@ def _both_objects(before: _Value, after: _Value) -> bool:
     """Whether the two are compared field by field; one of them may be missing if the other has fields."""
     if isinstance(before, dict) and isinstance(after, dict):
         return True
-    return (isinstance(before, _Missing) and isinstance(after, dict) and bool(after)) or (
-        isinstance(after, _Missing) and isinstance(before, dict) and bool(before)
+    return (isinstance(before, Missing) and isinstance(after, dict) and bool(after)) or (
+        isinstance(after, Missing) and isinstance(before, dict) and bool(before)
     )
 
 
 def change(path: Sequence[str | int], before: _Value, after: _Value) -> Change:
     """One change of one field."""
     made: Change = {"path": list(path)}
-    if not isinstance(before, _Missing):
+    if not isinstance(before, Missing):
         made["from"] = before
-    if not isinstance(after, _Missing):
+    if not isinstance(after, Missing):
         made["to"] = after
     return made
 
@@ -124,6 +124,12 @@ def look(item: _Value, path: Sequence[str | int]) -> _Value:
     return value
 
 
+def text(item: _Value, path: Sequence[str | int]) -> str:
+    """The text at the path; empty where there is none."""
+    value = look(item, path)
+    return value if isinstance(value, str) else ""
+
+
 def same(left: _Value, right: _Value) -> bool:
     """Whether two values are one for the API server: a missing field and an empty object are."""
     if _empty(left) and _empty(right):
@@ -136,7 +142,7 @@ def _exactly(left: _Value, right: _Value) -> bool:
 
 
 def _empty(value: _Value) -> bool:
-    return isinstance(value, _Missing) or value == {} or value is None
+    return isinstance(value, Missing) or value == {} or value is None
 
 
 def reverse(
@@ -173,15 +179,15 @@ _Operation = tuple[str, tuple[str | int, ...], JsonValue, JsonObject]
 
 def _operations(item: JsonObject, path: tuple[str | int, ...], old: _Value, born: JsonValue) -> Iterator[_Operation]:
     now = look(item, path)
-    if isinstance(now, _Missing):
+    if isinstance(now, Missing):
         for depth in range(1, len(path)):  # parents that went away with their last field
-            if isinstance(look(item, path[:depth]), _Missing):
+            if isinstance(look(item, path[:depth]), Missing):
                 yield "add", path[:depth], {}, {"value": {}}
-        assert not isinstance(old, _Missing)
+        assert not isinstance(old, Missing)
         yield "add", path, old, {"value": old}
         return
     yield "test", path, None, {"value": copy.deepcopy(now)}
-    if not isinstance(old, _Missing):
+    if not isinstance(old, Missing):
         yield "replace", path, old, {"value": old}
         return
     yield "remove", path, None, {}
@@ -205,14 +211,14 @@ def _reachable(item: JsonObject, path: tuple[str | int, ...]) -> bool:
     """Whether the path's missing parents are objects' fields, which can be made again; items of lists can't."""
     value: _Value = item
     for step in path[:-1]:
-        if isinstance(value, _Missing):
+        if isinstance(value, Missing):
             if isinstance(step, int):
                 return False
             continue
         value = look(value, (step,))
-        if isinstance(value, _Missing) and isinstance(step, int):
+        if isinstance(value, Missing) and isinstance(step, int):
             return False
-    return isinstance(value, dict | list | _Missing)
+    return isinstance(value, dict | list | Missing)
 
 
 def pointer(path: Sequence[str | int]) -> str:
@@ -234,14 +240,16 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def shown(changes: Sequence[Change], *, secret: bool) -> list[JsonValue]:
-    """The changes for people and events: dotted paths, the values of a Secret masked."""
+    """The changes for people and events: dotted paths, the values of a Secret masked.
+
+    `from` or `to` is missing where the field was or will not be there.
+    """
     lines: list[JsonValue] = []
     for made in changes:
         path = path_of(made)
         hide = secret and (path[:1] in (("data",), ("stringData",)) or LAST_APPLIED in path)
         line: JsonObject = {"path": dotted(path)}
-        for side in ("from", "to"):
-            line[side] = (MASK if hide else made[side]) if side in made else None
+        line |= {side: MASK if hide else made[side] for side in ("from", "to") if side in made}
         lines.append(line)
     return lines
 

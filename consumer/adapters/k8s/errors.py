@@ -135,16 +135,9 @@ def of_status(status: int, body: JsonValue, request: Request, delay: float | Non
     """The error for an answer that is no success; `delay` is its Retry-After in seconds."""
     text = _text(body, request)
     values = {"subject": request.subject, "verb": request.verb, "resource": request.resource, "text": text}
-    if status == 404 and (namespace := _missing_namespace(body, request)) is not None:
-        return PermanentError(
-            f"{request.subject}: there is no namespace {namespace}; create it first", code="no_namespace"
-        )
-    if status == 409 and isinstance(body, dict) and body.get("reason") == "AlreadyExists":
-        return PermanentError(f"{request.subject} already exists", code="already_exists")
-    if status == 429 and (budget := _cause(body, "DisruptionBudget")) is not None:
-        return TemporaryError(f"{request.subject} may not be evicted now: {budget}", code="disruption_budget")
-    if status == 403 and _cause(body, "NamespaceTerminating") is not None:
-        return TemporaryError(f"{request.subject}: its namespace is being deleted", code="terminating")
+    special = _special(status, body, request)
+    if special is not None:
+        return special
     said = _message(body)  # also of a Secret: it only chooses the sentence
     refusal = next((each for each in _REFUSALS if status in each.statuses and each.words.search(said)), None)
     if refusal is not None:
@@ -198,6 +191,50 @@ def _cause(body: JsonValue, reason: str) -> str | None:
         if isinstance(cause, dict) and cause.get("reason") == reason:
             return " ".join(str(cause.get("message") or "").split())[:_MAX_TEXT]
     return None
+
+
+def _special(status: int, body: JsonValue, request: Request) -> StepError | None:
+    """The error where more than the status and its text says what is wrong."""
+    if status == 404 and (namespace := _missing_namespace(body, request)) is not None:
+        return PermanentError(
+            f"{request.subject}: there is no namespace {namespace}; create it first", code="no_namespace"
+        )
+    if status == 409 and isinstance(body, dict) and body.get("reason") == "AlreadyExists":
+        return PermanentError(f"{request.subject} already exists", code="already_exists")
+    if status == 409 and (owned := _owned_fields(body)):
+        return PermanentError(
+            f"{request.subject}: apply would change fields that are others': {owned}; leave them out of the manifest, "
+            "or set `force: true` to take them over",
+            code="field_conflict",
+        )
+    if status == 429 and (budget := _cause(body, "DisruptionBudget")) is not None:
+        return TemporaryError(f"{request.subject} may not be evicted now: {budget}", code="disruption_budget")
+    if status == 403 and _cause(body, "NamespaceTerminating") is not None:
+        return TemporaryError(f"{request.subject}: its namespace is being deleted", code="terminating")
+    return None
+
+
+def _owned_fields(body: JsonValue) -> str:
+    """The fields of a conflict of server-side apply, with who manages them; empty where it is another conflict.
+
+    A cause's message is `conflict with "kubectl" using apps/v1`, its field `.spec.replicas`.
+    """
+    by_manager: dict[str, list[str]] = {}
+    for cause in _details(body, "causes"):
+        if isinstance(cause, dict) and cause.get("reason") == "FieldManagerConflict":
+            manager = " ".join(str(cause.get("message")).split()).removeprefix("conflict with ")
+            by_manager.setdefault(manager[:120], []).append(str(cause.get("field")).removeprefix(".")[:160])
+    return "; ".join(
+        ", ".join(fields[:10]) + (", …" if len(fields) > 10 else "") + f" (of {manager})"
+        for manager, fields in by_manager.items()
+    )
+
+
+def _details(body: JsonValue, name: str) -> list[JsonValue]:
+    """A list in the details of a Status object."""
+    details = body.get("details") if isinstance(body, dict) else None
+    found = details.get(name) if isinstance(details, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def unreachable(request: Request, host: str, cause: BaseException, *, sent: bool) -> TemporaryError:

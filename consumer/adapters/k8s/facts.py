@@ -26,6 +26,8 @@ def of(config: JsonObject, scope: Scope) -> Facts:
     reader = Reader(full, scope)
     if action == "metrics" and reader.at("query") is not None:  # of the Prometheus server, and so of all namespaces
         return {"action": action, "changes": False, "kind": "prometheus", "namespace": "", "name": ANYTHING}
+    if action == "apply" and not isinstance(reader.at("manifest"), dict):
+        return _of_several(full, scope)
     kind, name = _kind_and_name(reader, action)
     word: Fact = kind.singular if isinstance(kind, kinds.Kind) else kind
     return {
@@ -37,9 +39,19 @@ def of(config: JsonObject, scope: Scope) -> Facts:
     }
 
 
+def _of_several(config: JsonObject, scope: Scope) -> Facts:
+    """The facts that all of a list of manifests have in common; what differs may be anything."""
+    manifests = config.get("manifest")
+    whole: Facts = {"action": "apply", "changes": True, "kind": ANYTHING, "namespace": ANYTHING, "name": ANYTHING}
+    if not isinstance(manifests, list) or not all(isinstance(each, dict) for each in manifests):
+        return whole
+    found = [of({**config, "manifest": each}, scope) for each in manifests]
+    return {fact: found[0][fact] if len({each[fact] for each in found}) == 1 else ANYTHING for fact in whole}
+
+
 def _kind_and_name(reader: Reader, action: str) -> tuple[kinds.Kind | Called | Unknown, Fact]:
     name: Fact | None = reader.text(*_NAMES)
-    if action in ("create", "job"):
+    if action in ("create", "apply", "job"):
         named = reader.text(("manifest", "metadata", "name")) or name
         kind = kinds.JOB if action == "job" else _of_manifest(reader)
         return kind, named if named else ANYTHING

@@ -1,8 +1,7 @@
-"""Undo records: what a step keeps of the state before it, and how that state comes back.
+"""Undo: how the state that a record holds comes back, and what is done where somebody else has changed it since.
 
-The forms, told apart by `op`: `fields` (an object's fields, put back where they still are what the step made of them),
-`create` (the object is deleted if it is still the step's), `delete` (the objects are made again where that is
-possible), and `many` (several of those). Values of Secrets are in the record only, never in a summary or an output.
+By the step's `on_foreign_change`: `stop` (nothing of the object is touched, the undo fails and says what was changed by
+whom), `skip` (what nobody else has changed goes back) or `overwrite`. Values of Secrets are in no text and no output.
 """
 
 from __future__ import annotations
@@ -11,94 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import diff, kinds, targets
+from consumer.adapters.k8s import diff, kinds, owners, sealing, targets
 from consumer.adapters.k8s.client import Cluster
-from consumer.errors import PermanentError, TemporaryError
+from consumer.adapters.k8s.records import CREATED_BY, about, annotation, changes_of, objects, ref_of, why_not
+from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
-#: On an object that a step created: the step's idempotency key.
-CREATED_BY = "wpk-agent/created-by"
-_TRIES = 4
-#: Kinds that are not made again: the object alone would not be what was deleted.
-_NOT_MADE_AGAIN = {
-    "Pod": "a bare pod that was deleted does not come back",
-    "Job": "making a job again would run it again",
-    "Namespace": "all that was in it is gone",
-    "CustomResourceDefinition": "all objects of its kind are gone",
-    "PersistentVolume": "its data may be gone",
-    "PersistentVolumeClaim": "its data may be gone",
-}
-
-
-async def remember(step: StepContext, record: JsonObject, summary: str) -> JsonObject:
-    """Makes the record durable before the change; an earlier attempt's record stays and is given back."""
-    if step.captured is not None:
-        return step.captured
-    await step.capture(record, summary)
-    return record
-
-
-def fields_record(
-    ref: kinds.Ref,
-    item: JsonObject,
-    changes: Sequence[diff.Change],
-    *,
-    whole: bool = False,
-    subresource: str = "",
-    extra: JsonObject | None = None,
-) -> JsonObject:
-    """A record of changed fields. `whole`: all of them go back or none, as parts would be a state that never was."""
-    made: list[JsonValue] = [dict(change) for change in changes]
-    return {
-        "op": "fields",
-        "ref": ref.record(),
-        "uid": targets.uid_of(item),
-        "changes": made,
-        "whole": whole,
-        "subresource": subresource,
-        **(extra or {}),
-    }
-
-
-def changes_of(record: JsonObject) -> list[diff.Change]:
-    """The changes that a `fields` record holds."""
-    return [change for change in _objects(record.get("changes")) if "path" in change]
-
-
-def many_record(records: Sequence[JsonObject]) -> JsonObject:
-    """Several records as one, as a step may capture but once."""
-    return {"op": "many", "records": list(records)}
-
-
-def create_record(ref: kinds.Ref, key: str) -> JsonObject:
-    """A record of an object that is about to be created."""
-    return {"op": "create", "ref": ref.record(), "key": key}
-
-
-def delete_record(found: Sequence[tuple[kinds.Ref, JsonObject]]) -> JsonObject:
-    """A record of objects that are about to be deleted."""
-    return {
-        "op": "delete",
-        "objects": [
-            {"ref": ref.record(), "uid": targets.uid_of(item), "object": _kept(ref, item)} for ref, item in found
-        ],
-    }
-
-
-def _kept(ref: kinds.Ref, item: JsonObject) -> JsonObject | None:
-    """What is needed to make the object again; None for what is not made again."""
-    if _why_not(ref, item) is not None:
-        return None
-    return {"apiVersion": ref.kind.api_version, "kind": ref.kind.name, **diff.desired(item)}
-
-
-def _why_not(ref: kinds.Ref, item: JsonObject) -> str | None:
-    """Why an object is not made again; None if it can be."""
-    metadata = item.get("metadata")
-    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
-    if isinstance(owners, list) and owners:
-        return "its controller makes another one"
-    return _NOT_MADE_AGAIN.get(ref.kind.name)
+_TRIES = 5
 
 
 class Undo:
@@ -108,22 +26,21 @@ class Undo:
         self._cluster = cluster
         self._step = step
         self._dry_run = dry_run
+        self._policy = "stop"
         self._restored: list[JsonValue] = []
         self._not_restored: list[JsonValue] = []
-        self._secret = False
 
     async def run(self, record: JsonObject) -> JsonObject:
-        """Restores; gives `{resource, restored, not_restored}`, texts for people. Repeatable. Raises StepError."""
-        handlers: dict[str, Callable[[JsonObject], Awaitable[str]]] = {
-            "fields": self._fields,
-            "create": self._create,
-            "delete": self._delete,
-            "many": self._many,
-        }
-        handler = handlers.get(str(record.get("op")))
-        if handler is None:
-            raise PermanentError(f"the undo record has the unknown form {record.get('op')!r}", code="invalid_record")
-        resource = await handler(record)
+        """Restores; gives `{resource, restored, not_restored}`, texts for people. Repeatable.
+
+        Raises StepError; PermanentError `foreign_change` where the step says to stop there.
+        """
+        record = await sealing.opened(self._cluster, record)
+        self._policy = str(record.get("on_foreign_change") or "stop")
+        several = record.get("op") in ("many", "delete")
+        if several and self._policy == "stop" and not self._dry_run:  # first whether all of it can go back
+            await Undo(self._cluster, self._step, dry_run=True).run(record)
+        resource = await self._one(record)
         return {"resource": resource, "restored": self._restored, "not_restored": self._not_restored}
 
     async def plan(self, record: JsonObject) -> Plan:
@@ -133,46 +50,80 @@ class Undo:
         what = "; ".join(parts[:5]) + ("; …" if len(parts) > 5 else "") if parts else "nothing to restore"
         return Plan(summary=f"{detail['resource']}: {what}", changes=bool(self._restored), detail=detail)
 
+    async def _one(self, record: JsonObject) -> str:
+        handlers: dict[str, Callable[[JsonObject], Awaitable[str]]] = {
+            "fields": self._fields,
+            "create": self._create,
+            "delete": self._delete,
+            "many": self._many,
+            "nothing": self._nothing,
+        }
+        handler = handlers.get(str(record.get("op")))
+        if handler is None:
+            raise PermanentError(f"the undo record has the unknown form {record.get('op')!r}", code="invalid_record")
+        return await handler(record)
+
     async def _many(self, record: JsonObject) -> str:
-        names = [str((await self.run(each))["resource"]) for each in reversed(_objects(record.get("records")))]
+        return ", ".join([await self._one(each) for each in reversed(objects(record.get("records")))])
+
+    async def _nothing(self, record: JsonObject) -> str:
+        names = [str(ref_of(entry)) for entry in objects(record.get("objects"))]
+        self._not_restored += [f"{name}: the step was told to keep nothing (undo: false)" for name in names]
         return ", ".join(names)
+
+    def _foreign(self, ref: kinds.Ref, text: str) -> None:
+        """Somebody else did something that the undo would destroy, or that it can't undo."""
+        if self._policy == "stop":
+            raise PermanentError(
+                f"{ref} is left as it is, because it was changed since: {text}. Put it right by hand, or let the step "
+                "say `on_foreign_change: skip` (what nobody else has changed goes back) or `overwrite`",
+                code="foreign_change",
+            )
+        self._not_restored.append(text)
 
     # --- fields ----------------------------------------------------------------------------------------------
 
     async def _fields(self, record: JsonObject) -> str:
-        ref = _ref(record)
-        secret = ref.kind == kinds.SECRET
+        ref = ref_of(record)
         changes = changes_of(record)
+        overwrite = self._policy == "overwrite"
         for attempt in range(1, _TRIES + 1):
             item = await self._same_object(ref, record)
             if item is None:
                 return str(ref)
-            operations, others = diff.reverse(item, changes)
-            if others and record.get("whole"):
-                paths = ", ".join(diff.dotted(diff.path_of(change)) for change in others[:3])
-                self._not_restored.append(f"{ref} was changed since ({paths}); it is left as it is")
-                return str(ref)
+            operations, others = diff.reverse(item, changes, overwrite=overwrite)
+            if others and not overwrite:
+                texts = await self._who(ref, item, others, str(record.get("subresource") or ""))
+                if self._policy == "stop" or record.get("whole"):
+                    self._foreign(ref, "; ".join(texts))
+                    return str(ref)
+                self._not_restored += texts
+            back = [] if not operations else [c for c in changes if overwrite or c not in others]
+            operations += _given_up(item, record)
             if not operations:
-                break
+                return str(ref)
             try:
-                await self._apply(ref, operations, changes, str(record.get("subresource") or ""))
-                break
+                await self._apply(ref, item, operations, record)
             except (PermanentError, TemporaryError) as error:
                 # A guard failed: the object changed between the read and the patch. Look again.
                 if error.code not in ("invalid", "conflict"):
                     raise
                 if attempt == _TRIES:
                     raise TemporaryError(f"{ref} is changed all the time by someone else", code="conflict") from error
-        back = [change for change in changes if change not in others] if operations else []
-        self._restored += [_shown(change, back=True, secret=secret) for change in back]
-        self._not_restored += [f"{_shown(c, back=False, secret=secret)} was changed since" for c in others]
+                self._not_restored = self._not_restored[: len(self._not_restored) - len(others)]
+                continue
+            self._restored += [_shown(change, secret=ref.kind == kinds.SECRET) for change in back]
+            return str(ref)
         return str(ref)
 
     async def _apply(
-        self, ref: kinds.Ref, operations: list[JsonObject], changes: Sequence[diff.Change], subresource: str
+        self, ref: kinds.Ref, item: JsonObject, operations: Sequence[JsonObject], record: JsonObject
     ) -> None:
-        if subresource == "scale":  # what scaled through the subresource goes back through it: same permission
-            body: JsonObject = {"spec": {"replicas": changes[0]["from"]}}
+        if record.get("subresource") == "scale":  # what scaled through the subresource goes back through it
+            body: JsonObject = {
+                "metadata": {"resourceVersion": diff.text(item, ("metadata", "resourceVersion"))},
+                "spec": {"replicas": changes_of(record)[0]["from"]},
+            }
             await self._cluster.patch(ref, body, "merge", subresource="scale", dry_run=self._dry_run)
             return
         patch: list[JsonValue] = [dict(operation) for operation in operations]
@@ -182,40 +133,71 @@ class Undo:
         """The object that the record is about; None (and said so) where it is gone or another."""
         item = await self._cluster.find(ref, str(record.get("subresource") or ""))
         if item is None:
-            self._not_restored.append(f"{ref} no longer exists")
-        elif targets.uid_of(item) != record.get("uid"):
-            self._not_restored.append(f"{ref} is another object of that name now")
+            self._foreign(ref, f"{ref} no longer exists")
+        elif targets.uid_of(item) != record.get("uid") and not self._made_again(ref, record):
+            self._foreign(ref, f"{ref} is another object of that name now")
             return None
         return item
+
+    def _made_again(self, ref: kinds.Ref, record: JsonObject) -> bool:
+        """Whether a later step of the run deleted that very object, so that its undo has made it again."""
+        wanted: JsonObject = {"ref": ref.record(), "uid": record.get("uid")}
+        deleted = (each for each in self._step.originals.values() if "delete" in (each.get("op"), each.get("of")))
+        return any(wanted in about(each) for each in deleted)
+
+    async def _who(
+        self, ref: kinds.Ref, item: JsonObject, others: Sequence[diff.Change], subresource: str
+    ) -> list[str]:
+        """What others have changed, and who they are."""
+        whole: JsonObject | None = item
+        if subresource:  # a Scale does not say who set its numbers
+            try:
+                whole = await self._cluster.find(ref)
+            except StepError:  # not allowed, perhaps: then it is not known
+                whole = None
+        return [_told(item, whole or {}, made, secret=ref.kind == kinds.SECRET) for made in others]
 
     # --- objects ---------------------------------------------------------------------------------------------
 
     async def _create(self, record: JsonObject) -> str:
-        ref = _ref(record)
-        item = await self._cluster.find(ref)
-        if item is None:
+        ref = ref_of(record)
+        for attempt in range(1, _TRIES + 1):
+            item = await self._cluster.find(ref)
+            if item is None or _is_ending(item):
+                return str(ref)
+            if annotation(item, CREATED_BY) != record.get("key"):
+                self._foreign(ref, f"{ref} is not the one that the step created")
+                return str(ref)
+            changers = owners.others(item)
+            if changers and self._policy != "overwrite":
+                self._foreign(ref, f"{ref} has fields set by {', '.join(changers[:3])}")
+                return str(ref)
+            try:
+                guard: JsonObject = {
+                    "uid": targets.uid_of(item),
+                    "resourceVersion": diff.text(item, ("metadata", "resourceVersion")),
+                }
+                options: JsonObject = {"propagationPolicy": "Background", "preconditions": guard}
+                await self._cluster.delete(ref, options, dry_run=self._dry_run)
+            except (PermanentError, TemporaryError) as error:
+                if error.code == "not_found":
+                    return str(ref)
+                if error.code != "conflict" or attempt == _TRIES:
+                    raise
+                continue
+            self._restored.append(f"{ref} deleted")
             return str(ref)
-        if annotation(item, CREATED_BY) != record.get("key"):
-            self._not_restored.append(f"{ref} is not the one that the step created; it is left as it is")
-            return str(ref)
-        try:
-            options: JsonObject = {
-                "propagationPolicy": "Background",
-                "preconditions": {"uid": targets.uid_of(item)},
-            }
-            await self._cluster.delete(ref, options, dry_run=self._dry_run)
-        except PermanentError as error:
-            if error.code != "not_found":
-                raise
-        self._restored.append(f"{ref} deleted")
         return str(ref)
 
     async def _delete(self, record: JsonObject) -> str:
         names: list[str] = []
-        for entry in _objects(record.get("objects")):
-            ref = _ref(entry)
+        for entry in objects(record.get("objects")):
+            ref = ref_of(entry)
             names.append(str(ref))
-            await self._make_again(ref, entry)
+            if record.get("kept") is False:
+                self._not_restored.append(f"{ref}: the step was told to keep nothing (undo: false)")
+            else:
+                await self._make_again(ref, entry)
         return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
     async def _make_again(self, ref: kinds.Ref, entry: JsonObject) -> None:
@@ -226,55 +208,65 @@ class Undo:
                 self._not_restored.append(f"{ref} is still being deleted")
             return
         if not isinstance(manifest, dict):
-            why = _why_not(ref, {}) or "its controller makes another one"
+            why = why_not(ref, {}) or "its controller makes another one"
             self._not_restored.append(f"{ref}: {why}")
             return
-        key = self._step.idempotency_key
-        if item is not None:
-            if annotation(item, CREATED_BY) != key:
-                self._not_restored.append(f"{ref} exists again, made by someone else; it is left as it is")
+        if item is not None:  # an earlier attempt's, or as good as that
+            if diff.between(manifest, item) and owners.others(item):
+                by = ", ".join(owners.others(item)[:3])
+                self._foreign(ref, f"{ref} exists again, made or changed by {by}")
+            elif diff.between(manifest, item) and not owners.entries(item):
+                self._foreign(ref, f"{ref} exists again, made by someone else")
             return
-        await self._cluster.create(ref, with_annotation(manifest, CREATED_BY, key), dry_run=self._dry_run)
+        await self._cluster.create(ref, manifest, dry_run=self._dry_run)
         self._restored.append(f"{ref} made again")
 
 
-def annotation(item: JsonObject, name: str) -> JsonValue:
-    """The value of an object's annotation; None where it has none."""
-    value = diff.look(item, ("metadata", "annotations", name))
-    return value if isinstance(value, str) else None
-
-
-def with_annotation(manifest: JsonObject, name: str, value: str) -> JsonObject:
-    """The manifest with one more annotation."""
-    metadata = manifest.get("metadata")
-    metadata = dict(metadata) if isinstance(metadata, dict) else {}
-    annotations = metadata.get("annotations")
-    metadata["annotations"] = {**(annotations if isinstance(annotations, dict) else {}), name: value}
-    return {**manifest, "metadata": metadata}
+def _given_up(item: JsonObject, record: JsonObject) -> list[JsonObject]:
+    """The operations that give the fields up that an apply took over: as the API server's own tools do it, by a change
+    of managedFields (k8s.io/client-go/util/csaupgrade)."""
+    now = owners.applied(item)
+    if "owned" not in record or now is None:
+        return []
+    index, entry = now
+    before = record["owned"]
+    if isinstance(before, dict) and entry.get("fieldsV1") == before.get("fieldsV1"):
+        return []
+    if before is None and len(owners.entries(item)) == 1:
+        return []  # the last entry can't go: the API server would keep all
+    here = f"/metadata/managedFields/{index}"
+    guard: JsonObject = {"op": "test", "path": f"{here}/fieldsV1", "value": entry.get("fieldsV1")}
+    if before is None:
+        return [guard, {"op": "remove", "path": here}]
+    return [guard, {"op": "replace", "path": here, "value": before}]
 
 
 def _is_ending(item: JsonObject) -> bool:
     return isinstance(diff.look(item, ("metadata", "deletionTimestamp")), str)
 
 
-def _shown(change: diff.Change, *, back: bool, secret: bool) -> str:
+def _shown(change: diff.Change, *, secret: bool) -> str:
     """`spec.replicas 5 → 3`; no values for a Secret, nor for what is no scalar."""
     path = diff.dotted(diff.path_of(change))
-    if secret or not back:
-        return path
     sides = [change.get("to"), change.get("from")]
-    if any(isinstance(side, dict | list) for side in sides):
+    if secret or any(isinstance(side, dict | list) for side in sides):
         return path
-    old, new = ("(none)" if side is None else str(side)[:100] for side in sides)
-    return f"{path} {old} → {new}"
+    return f"{path} {_brief(sides[0])} → {_brief(sides[1])}"
 
 
-def _ref(record: JsonObject) -> kinds.Ref:
-    ref = record.get("ref")
-    if not isinstance(ref, dict):
-        raise PermanentError("the undo record names no object", code="invalid_record")
-    return kinds.Ref.of_record(ref)
+def _told(item: JsonObject, whole: JsonObject, change: diff.Change, *, secret: bool) -> str:
+    """`spec.replicas is 7 and not 5, set by kubectl at 2026-11-24T10:00:00Z`."""
+    path = diff.path_of(change)
+    text = diff.dotted(path)
+    now, left = diff.look(item, path), change.get("to")
+    plain = not secret and not any(isinstance(side, dict | list) for side in (now, left))
+    text += f" is {_brief(now)} and not {_brief(left)}" if plain else " was changed since"
+    if isinstance(now, diff.Missing):
+        by = owners.last_other(whole)
+        return f"{text}; the last to change the object was {by}" if by else text
+    by = owners.owner(whole, path)
+    return f"{text}, set by {by}" if by else text
 
 
-def _objects(value: JsonValue) -> list[JsonObject]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+def _brief(value: JsonValue | diff.Missing) -> str:
+    return "(none)" if value is None or isinstance(value, diff.Missing) else str(value)[:100]

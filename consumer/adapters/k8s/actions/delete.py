@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import kinds, targets
+from consumer.adapters.k8s import kinds, plans, records, sealing, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import DeleteConfig
-from consumer.adapters.k8s.undo import delete_record, remember
+from consumer.adapters.k8s.records import delete_record, keep
 from consumer.adapters.k8s.watching import until_gone
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -35,20 +35,22 @@ class Delete:
         options = options_of(self.config.grace_period, self.config.propagation)
         for ref, item in found:
             await self.cluster.delete(ref, with_uid(options, targets.uid_of(item)), dry_run=True)
+        if records.holds_secret(delete_record(found)) and self.config.undo:
+            await sealing.ready(self.cluster, dry_run=True)
         names = [str(ref) for ref, _ in found]
-        changes: list[JsonValue] = [{"path": name, "from": "exists", "to": None} for name in names]
-        detail: JsonObject = {"resource": ", ".join(names), "changes": changes}
-        return Plan(summary=f"delete {', '.join(names) or 'nothing'}", changes=bool(found), detail=detail)
+        changes: list[JsonValue] = [{"path": name, "from": "exists"} for name in names]
+        gone = plans.detail([plans.Change(ref, (), "delete") for ref, _ in found])
+        summary = f"delete {', '.join(names) or 'nothing'}"
+        return Plan(summary=summary, changes=bool(found), detail={**gone, "changes": changes})
 
     async def run(self, step: StepContext) -> JsonObject:
-        if step.captured is None:
+        record = await records.captured(self.cluster, step)
+        if record is None:
             found = await self._found(step)
-            record = delete_record(found)
+            record = delete_record(found, keep_objects=self.config.undo)
             if found:
                 names = ", ".join(str(ref) for ref, _ in found[:10])
-                record = await remember(step, record, f"{names} before the deletion")
-        else:
-            record = step.captured
+                record = await keep(self.cluster, step, record, f"{names} before the deletion", self.config)
         objects = recorded(record)
         deleted = await delete_all(self.cluster, objects, options_of(self.config.grace_period, self.config.propagation))
         if self.config.wait:

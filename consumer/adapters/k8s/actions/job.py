@@ -17,8 +17,8 @@ from consumer.adapters.k8s.config import CreateConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.following import PodLogs, container_statuses
 from consumer.adapters.k8s.patience import deadline, time_for
+from consumer.adapters.k8s.records import create_record
 from consumer.adapters.k8s.together import beside
-from consumer.adapters.k8s.undo import create_record
 from consumer.adapters.k8s.watching import Scene, State, until
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -61,10 +61,10 @@ class Job:
 
     async def plan(self, step: StepContext) -> Plan:
         create = await self._create(step)
-        ref, manifest = await self._checked(create, step)
+        _, manifest = await self._checked(create, step)
         plan = await create.plan(step)
         suspended = " (suspended: it starts when somebody resumes it)" * _is_suspended(manifest)
-        return replace(plan, summary=f"run {ref}{suspended}")
+        return replace(plan, summary=f"run {plan.detail['resource']}{suspended}")
 
     async def run(self, step: StepContext) -> JsonObject:
         until = deadline(self.config.timeout, step)

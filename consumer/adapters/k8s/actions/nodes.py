@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from consumer.adapters.k8s import diff, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
-from consumer.adapters.k8s.undo import fields_record, many_record
+from consumer.adapters.k8s.records import fields_record, many_record
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, Plan, StepContext
 

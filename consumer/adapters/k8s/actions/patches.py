@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import diff, kinds, rollout, targets
+from consumer.adapters.k8s import diff, kinds, plans, records, rollout, sealing, targets
 from consumer.adapters.k8s.client import Cluster, PatchType
 from consumer.adapters.k8s.config import AnnotateConfig, LabelConfig, PatchConfig
-from consumer.adapters.k8s.undo import changes_of, fields_record
+from consumer.adapters.k8s.records import changes_of, fields_record, keep, nothing_record
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -30,6 +31,8 @@ class Patch:
 
     cluster: Cluster
     config: PatchConfig
+    private: bool = False
+    """Whether values of the patch come from the agent's own secrets."""
     time_limit: float | None = None
 
     @property
@@ -44,32 +47,37 @@ class Patch:
 
     async def plan(self, step: StepContext) -> Plan:
         ref = await targets.reference(self.cluster, self.config)
-        changes = await self._difference(ref, await self.cluster.get(ref))
+        before = await self.cluster.get(ref)
+        changes = diff.between(before, await plans.settled(partial(self._patched, ref, dry_run=True)))
         self._bound(ref, changes, step)
-        detail = _detail(ref, changes)
+        detail = {**_detail(ref, changes), **plans.detail([plans.Change(ref, changes)])}
         if not changes:
             return Plan(summary=f"{ref} has these values already", changes=False, detail=detail)
+        if self.config.undo and (self.private or ref.kind == kinds.SECRET):
+            await sealing.ready(self.cluster, dry_run=True)
         return Plan(summary=f"patch {ref}: {_paths(changes)}", changes=True, detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
         ref = await targets.reference(self.cluster, self.config)
         before = await self.cluster.get(ref)
-        if step.captured is not None:
-            made = changes_of(step.captured)
+        record = await records.captured(self.cluster, step)
+        if record is not None and record.get("op") == "fields":
+            made = changes_of(record)
             if not _all_made(before, made):  # else a JSON patch's own tests would fail on what it did before
-                await self.cluster.patch(ref, self._body(ref), self._type(ref))
+                await self._patched(ref)
             return _detail(ref, made)
-        changes = await self._difference(ref, before)
+        # What the patch will change: the API server knows it best, with all defaults and webhooks.
+        changes = diff.between(before, await self._patched(ref, dry_run=True))
         self._bound(ref, changes, step)
         if not changes:
             return _detail(ref, [])
-        await step.capture(fields_record(ref, before, changes), f"{ref}: {_paths(changes)}")
-        after = await self.cluster.patch(ref, self._body(ref), self._type(ref))
-        return _detail(ref, diff.between(before, after))
+        record = fields_record(ref, before, changes) if self.config.undo else nothing_record([(ref, before)])
+        summary = f"{ref}: {_paths(changes)}"
+        await keep(self.cluster, step, record, summary, self.config, private=self.private)
+        return _detail(ref, diff.between(before, await self._patched(ref)))
 
-    async def _difference(self, ref: kinds.Ref, before: JsonObject) -> list[diff.Change]:
-        """What the patch will change: the API server knows it best, with all defaults and webhooks."""
-        return diff.between(before, await self.cluster.patch(ref, self._body(ref), self._type(ref), dry_run=True))
+    async def _patched(self, ref: kinds.Ref, *, dry_run: bool = False) -> JsonObject:
+        return await self.cluster.patch(ref, self._body(ref), self._type(ref), dry_run=dry_run)
 
     def _bound(self, ref: kinds.Ref, changes: list[diff.Change], step: StepContext) -> None:
         for change in changes:
@@ -114,6 +122,7 @@ class Mark:
     cluster: Cluster
     config: AnnotateConfig | LabelConfig
     part: Literal["annotations", "labels"]
+    private: bool = False
     time_limit: float | None = None
 
     @property
@@ -124,26 +133,31 @@ class Mark:
         ref = await targets.reference(self.cluster, self.config)
         item = await self.cluster.get(ref)
         values = self._values(ref, item)
-        after = await self.cluster.patch(ref, self._body(values, None), "merge", dry_run=True)
+        after = await plans.settled(partial(self.cluster.patch, ref, self._body(values, None), "merge", dry_run=True))
         changes = diff.between(item, after)
+        detail = {**_detail(ref, changes), **plans.detail([plans.Change(ref, changes)])}
         if not changes:
-            return Plan(summary=f"{ref} has these {self.part} already", changes=False, detail=_detail(ref, changes))
+            return Plan(summary=f"{ref} has these {self.part} already", changes=False, detail=detail)
         summary = f"set {self.part} of {ref}: {', '.join(values)}"
-        return Plan(summary=summary, changes=True, detail=_detail(ref, changes))
+        return Plan(summary=summary, changes=True, detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
         ref = await targets.reference(self.cluster, self.config)
-        values: Mapping[str, str | None] | None = None if step.captured is None else self._captured(step.captured)
+        record = await records.captured(self.cluster, step)
+        values: Mapping[str, str | None] | None = None if record is None else self._captured(record)
         for _ in range(_TRIES):
             item = await self.cluster.get(ref)
             fresh = self._values(ref, item) if values is None else values
             changes = self._changes(item, fresh)
-            if step.captured is not None and not self._is_open(item, step.captured):
+            if record is not None and not self._is_open(item, record):
                 return self._output(ref, changes, fresh)
             if values is None:
-                await step.capture(fields_record(ref, item, changes), f"{ref}: {self.part} {', '.join(fresh)}")
+                summary = f"{ref}: {self.part} {', '.join(fresh)}"
+                await keep(
+                    self.cluster, step, fields_record(ref, item, changes), summary, self.config, private=self.private
+                )
                 values = fresh
-            elif self._counts() and step.captured is None and self._values(ref, item) != values:
+            elif self._counts() and record is None and self._values(ref, item) != values:
                 # No further attempt: it would take the other's count for its own, by what was captured.
                 raise PermanentError(
                     f"{ref} was counted up by someone else at the same time; this step has counted nothing",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import diff, kinds, rollout, targets
-from consumer.adapters.k8s.actions.delete import delete_all, options_of, recorded
+from consumer.adapters.k8s import diff, kinds, plans, rollout, targets
+from consumer.adapters.k8s.actions.delete import delete_all, options_of, recorded, with_uid
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import RestartConfig
-from consumer.adapters.k8s.undo import delete_record, fields_record, many_record, remember
+from consumer.adapters.k8s.records import delete_record, fields_record, keep, many_record
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -38,16 +39,18 @@ class Restart:
         _check(found, step)
         subject = ", ".join(str(ref) for ref, _ in found)
         if found[0][0].kind == kinds.POD:
-            detail: JsonObject = {"resource": subject}
+            options = options_of(self.config.grace_period)
+            for ref, item in found:
+                await self.cluster.delete(ref, with_uid(options, targets.uid_of(item)), dry_run=True)
+            detail = plans.detail([plans.Change(ref, (), "delete") for ref, _ in found])
             return Plan(summary=f"delete {subject}, for the controllers to replace", changes=True, detail=detail)
-        stamp = _now()
-        changes: list[diff.Change] = []
+        body = _patch(_now(), step.idempotency_key)
+        changes: list[plans.Change] = []
         for ref, item in found:
-            after = await self.cluster.patch(ref, _patch(stamp, step.idempotency_key), dry_run=True)
-            changes += [_timeless(change) for change in diff.between(item, after)]
+            after = await plans.settled(partial(self.cluster.patch, ref, body, dry_run=True))
+            changes.append(plans.Change(ref, plans.timeless(diff.between(item, after), step)))
         pods = sum(_replicas(item) for _, item in found)
-        detail = {"resource": subject, "changes": diff.shown(changes, secret=False)}
-        return Plan(summary=f"restart {subject}: {pods} pods are replaced", changes=True, detail=detail)
+        return Plan(summary=f"restart {subject}: {pods} pods are replaced", changes=True, detail=plans.detail(changes))
 
     async def run(self, step: StepContext) -> JsonObject:
         if step.captured is not None and step.captured.get("op") == "delete":
@@ -60,7 +63,7 @@ class Restart:
         _check(found, step)
         if found[0][0].kind == kinds.POD:
             summary = f"{len(found)} pods before they were deleted for a restart"
-            record = await remember(step, delete_record(found), summary)
+            record = await keep(self.cluster, step, delete_record(found), summary, self.config)
             return await self._delete(recorded(record))
         if self.config.grace_period is not None:
             await step.log("agent", "grace_period is for pods; a rolling restart uses terminationGracePeriodSeconds")
@@ -79,7 +82,7 @@ class Restart:
             f"{ref} before its restart" + (f" (revision {rollout.revision_of(item)})" if _revised(item) else "")
             for ref, item in found
         )
-        record = await remember(step, record, revisions)
+        record = await keep(self.cluster, step, record, revisions, self.config)
         return str(record.get("stamp") or stamp)
 
     async def _one(self, ref: kinds.Ref, item: JsonObject, stamp: str, step: StepContext) -> JsonObject:
@@ -101,13 +104,6 @@ def _uids(record: JsonObject) -> set[str]:
     records = record.get("records")
     each = [inner for inner in records if isinstance(inner, dict)] if isinstance(records, list) else [record]
     return {str(inner.get("uid")) for inner in each}
-
-
-def _timeless(change: diff.Change) -> diff.Change:
-    """The change without the moment and the step: a plan is the same whenever it is made."""
-    stamps = {rollout.RESTARTED_AT: "(the time of the restart)", rollout.RESTARTED_BY: "(this step)"}
-    last = diff.path_of(change)[-1]
-    return {**change, "to": stamps[str(last)]} if last in stamps else change
 
 
 def _check(found: Found, step: StepContext) -> None:

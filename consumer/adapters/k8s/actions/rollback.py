@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import diff, kinds, rollout, targets
+from consumer.adapters.k8s import diff, kinds, plans, rollout, targets
 from consumer.adapters.k8s.actions.reads import selector_query
 from consumer.adapters.k8s.client import Cluster, PatchType
 from consumer.adapters.k8s.config import RollbackConfig
-from consumer.adapters.k8s.undo import changes_of, fields_record
+from consumer.adapters.k8s.records import changes_of, fields_record, keep
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -48,9 +48,8 @@ class Rollback:
             return Plan(
                 summary=f"{way.ref} is at revision {way.to_revision} already", changes=False, detail=_output(way)
             )
-        after = await self.cluster.patch(way.ref, way.patch, way.patch_type, dry_run=True)
-        detail = _output(way)
-        detail["changes"] = diff.shown(diff.between(way.item, after), secret=False)
+        after = await plans.settled(lambda: self.cluster.patch(way.ref, way.patch, way.patch_type, dry_run=True))
+        detail = {**_output(way), **plans.detail([plans.Change(way.ref, diff.between(way.item, after))])}
         return Plan(
             summary=f"roll {way.ref} back from revision {way.from_revision} to {way.to_revision}",
             changes=True,
@@ -82,8 +81,7 @@ class Rollback:
         after = await self.cluster.patch(way.ref, way.patch, way.patch_type, dry_run=True)
         extra: JsonObject = {"to_revision": way.to_revision, "from_revision": way.from_revision}
         record = fields_record(way.ref, way.item, diff.between(way.item, after), whole=True, extra=extra)
-        await step.capture(record, f"{way.ref} is at revision {way.from_revision}")
-        return record
+        return await keep(self.cluster, step, record, f"{way.ref} is at revision {way.from_revision}", self.config)
 
     async def _way(self, step: StepContext) -> _Way:
         ref = await targets.reference(self.cluster, self.config)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from consumer.adapters.k8s import diff, kinds, rollout, targets
+from consumer.adapters.k8s import diff, kinds, plans, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import ScaleConfig
-from consumer.adapters.k8s.undo import fields_record, remember
+from consumer.adapters.k8s.records import fields_record, keep
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -35,8 +35,8 @@ class Scale:
         if now == wanted:
             return Plan(summary=f"{ref} has {now} replicas already", changes=False, detail=_output(ref, now, wanted))
         await self.cluster.patch(ref, _body(wanted), "merge", subresource="scale", dry_run=True)
-        detail = _output(ref, now, wanted)
-        detail["changes"] = diff.shown([diff.change(_PATH, now, wanted)], secret=False)
+        change = plans.Change(ref, [diff.change(_PATH, now, wanted)])
+        detail = {**_output(ref, now, wanted), **plans.detail([change])}
         return Plan(summary=f"scale {ref} from {now} to {wanted}", changes=True, detail=detail)
 
     async def run(self, step: StepContext) -> JsonObject:
@@ -44,7 +44,7 @@ class Scale:
         now, wanted, scale = await self._numbers(ref, step)
         if now != wanted or step.captured is not None:
             record = fields_record(ref, scale, [diff.change(_PATH, now, wanted)], subresource="scale")
-            record = await remember(step, record, f"{ref} has {now} replicas")
+            record = await keep(self.cluster, step, record, f"{ref} has {now} replicas", self.config)
             before, _ = _captured(record)
             await self._set(ref, scale, before, wanted)
             now = before

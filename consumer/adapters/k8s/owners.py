@@ -1,0 +1,104 @@
+"""Who set which field of an object, as `metadata.managedFields` tells it. Pure.
+
+The form of `fieldsV1` (`f:name`, `k:{"name":"main"}`, `v:"text"`, `i:0`, `.`) is that of
+sigs.k8s.io/structured-merge-diff, `fieldpath/serialize-pe.go`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from pydantic import JsonValue
+
+from consumer.adapters.k8s.client import FIELD_MANAGER
+from consumer.ports import JsonObject
+
+#: Parts of Kubernetes itself: what they set follows what others want, so it is nobody's work that could be lost.
+_CONTROLLERS = frozenset({"kube-controller-manager", "cloud-controller-manager", "kube-scheduler", "kubelet"})
+
+
+def entries(item: JsonObject) -> list[JsonObject]:
+    """The object's managedFields."""
+    metadata = item.get("metadata")
+    found = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def applied(item: JsonObject) -> tuple[int, JsonObject] | None:
+    """Where in managedFields stands what we own by server-side apply, and that entry; None where we own nothing."""
+    for index, entry in enumerate(entries(item)):
+        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and not entry.get("subresource"):
+            return index, entry
+    return None
+
+
+def others(item: JsonObject) -> list[str]:
+    """Who else has set fields of the object's wanted state, as texts: `kubectl-edit at 2026-11-24T10:00:00Z`."""
+    return [_signed(entry) for entry in _wanting(item) if entry.get("manager") not in {*_CONTROLLERS, FIELD_MANAGER}]
+
+
+def last_other(item: JsonObject) -> str | None:
+    """Who set a field of the wanted state last, other than we; for a field that is gone, as nobody owns it."""
+    found = [entry for entry in _wanting(item) if entry.get("manager") != FIELD_MANAGER]
+    latest = max(found, key=lambda entry: str(entry.get("time")), default=None)
+    return None if latest is None else _signed(latest)
+
+
+def owner(item: JsonObject, path: Sequence[str | int]) -> str | None:
+    """Who set the value at the path, the last one where there are several; None where that is not known."""
+    found = [entry for entry in _wanting(item) if _covers(entry.get("fieldsV1"), item, path)]
+    latest = max(found, key=lambda entry: str(entry.get("time")), default=None)
+    return None if latest is None else _signed(latest)
+
+
+def _wanting(item: JsonObject) -> Iterator[JsonObject]:
+    return (entry for entry in entries(item) if entry.get("subresource") != "status")
+
+
+def _signed(entry: JsonObject) -> str:
+    subresource = f" through {entry['subresource']}" if entry.get("subresource") else ""
+    time = f" at {entry['time']}" if entry.get("time") else ""
+    return f"{str(entry.get('manager'))[:80]}{subresource}{time}"
+
+
+def _covers(fields: JsonValue, value: JsonValue, path: Sequence[str | int]) -> bool:
+    """Whether a set of fields holds the path, one above it as a whole, or anything in it."""
+    for step in path:
+        if not isinstance(fields, dict):
+            return False
+        if not set(fields) - {"."}:
+            return True  # a leaf: all below belongs to it
+        name = _name(fields, value, step)
+        if name is None:
+            return False
+        fields = fields[name]
+        value = _inner(value, step)
+    return True
+
+
+def _name(fields: JsonObject, value: JsonValue, step: str | int) -> str | None:
+    """The set's name of the field or item."""
+    if isinstance(step, str):
+        return f"f:{step}" if f"f:{step}" in fields else None
+    item = _inner(value, step)
+    for name in fields:
+        kind, _, text = name.partition(":")
+        if kind == "i" and text == str(step):
+            return name
+        if kind == "v" and json.loads(text) == item:
+            return name
+        if kind == "k" and isinstance(item, dict):
+            keys = json.loads(text)
+            if all(item.get(key) == wanted for key, wanted in keys.items()):
+                return name
+    return None
+
+
+def _inner(value: JsonValue, step: str | int) -> JsonValue:
+    if isinstance(value, dict) and isinstance(step, str):
+        return value.get(step)
+    if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
+        return value[step]
+    return None
