@@ -13,6 +13,7 @@ from consumer.adapters.shell import facts as shell_facts
 from consumer.policy import load
 from consumer.policy.judge import Policy
 from consumer.policy.run import Decision, Run, Step, Verdict
+from consumer.ports import JsonObject
 from consumer.workflow.documents import DocumentError
 from consumer.workflow.facts import ANYTHING, Called
 from consumer.workflow.scope import UNKNOWN, ExecutionScope
