@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from tests.simulation import environment, plan, world
-from tests.simulation.plan import Mode
+from tests.simulation.plan import Mode, Plan
 from tests.simulation.world import Verdict
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -67,16 +67,20 @@ def verdicts(seeds: range, mode: Mode) -> Iterator[Verdict]:
             gc.enable()
 
 
-def one(seed: int, mode: Mode, trace: Callable[[str], None] | None = None) -> Verdict:
-    """One schedule."""
+def one(
+    seed: int, mode: Mode, trace: Callable[[str], None] | None = None, change: Callable[[Plan], Plan] | None = None
+) -> Verdict:
+    """One schedule; with `change` in other circumstances than those that were drawn."""
     with environment.installed():
-        return _one(seed, mode, trace)
+        return _one(seed, mode, trace, change)
 
 
-def _one(seed: int, mode: Mode, trace: Callable[[str], None] | None = None) -> Verdict:
+def _one(
+    seed: int, mode: Mode, trace: Callable[[str], None] | None = None, change: Callable[[Plan], Plan] | None = None
+) -> Verdict:
     drawn = plan.draw(seed, mode)
     try:
-        return world.run(drawn, trace)
+        return world.run(drawn if change is None else change(drawn), trace)
     except Exception as error:
         error.add_note(again(seed, mode))
         raise

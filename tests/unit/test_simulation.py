@@ -1,7 +1,6 @@
 """The agent through drawn schedules on a simulated Kafka; and that the simulation would see it if the agent were wrong.
 
-A schedule that fails is told with the command that runs it again. CI runs many more of them: `python -m
-tests.simulation --seeds 0..50000 --jobs 2`.
+A schedule that fails is told with the command that runs it again. CI runs many more of them: `make simulate`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,18 +19,25 @@ from typing import Any
 import pytest
 
 from consumer.engine.execution import Execution
-from consumer.journal import lineage, producers, writer
+from consumer.journal import lineage, owner, producers, writer
 from consumer.journal.membership import GroupMembership
+from consumer.journal.restore import Fold, Seen, StateLog
 from consumer.ports import CommandTopic, Record
 from consumer.workflow import attempts
 from tests.simulation import plan, runs
 from tests.simulation.loop import Loop, Process, SimulationError
-from tests.simulation.plan import Mode
+from tests.simulation.network import Weather
+from tests.simulation.plan import Mode, Plan
+from tests.simulation.producer import SimProducer
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).parents[2]
 #: Schedules of each guarantee; the same ones in every run.
-SCHEDULES = 300
+SCHEDULES = 40
+#: Those that two processes run, which must tell the same.
+COMPARED = 8
+#: Schedules in which bad weather does harm, where nothing is done about it.
+ENDED_TWICE, WRITTEN_TWICE, NOT_MENDED = (173,), (56,), (70, 92, 137)
 
 
 @pytest.mark.parametrize("mode", runs.MODES)
@@ -40,24 +47,23 @@ def test_every_promise_holds_through_drawn_schedules(mode: Mode) -> None:
 
 
 def test_a_seed_is_one_schedule_whatever_the_process_and_its_hashes() -> None:
-    code = "from tests.simulation import runs; print([v.digest for m in runs.MODES for v in runs.many(range(25), m)])"
-    told = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    here = [verdict.digest for mode in runs.MODES for verdict in runs.many(range(25), mode)]
-    assert told == [f"{here}\n"] * 2
+    seeds = f"range({COMPARED})"
+    code = f"from tests.simulation import runs; print([v.digest for m in runs.MODES for v in runs.many({seeds}, m)])"
+    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": other},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    here = [verdict.digest for mode in runs.MODES for verdict in runs.many(range(COMPARED), mode)]
+    assert told == f"{here}\n"
 
 
 def test_the_schedules_have_faults_of_every_kind_in_them() -> None:
-    plans = [plan.draw(seed, "exactly_once") for seed in range(SCHEDULES)]
+    plans = [plan.draw(seed, "exactly_once") for seed in range(300)]
     kinds = {fault.kind for each in plans for faults in each.faults for fault in faults}
     assert kinds == {"crash", "freeze", "cut", "stop"}
     assert {each.agents for each in plans} == {1, 2, 3}
@@ -69,12 +75,46 @@ def test_the_schedules_have_faults_of_every_kind_in_them() -> None:
 # --- it sees defects ---
 
 
-def _shows(mode: Mode, within: int = 300) -> str:
-    """What the first failing schedule says; the test fails where none does."""
-    for verdict in runs.verdicts(range(within), mode):
+def _late_answers(plan: Plan) -> Plan:
+    """Requests take effect when their sender has long given them up, and clients wait for them long enough to repeat
+    them: the weather for an EndTxn that ends the next transaction."""
+    return replace(plan, weather=Weather(late=0.12), latency=0.2, slow_marker=1.0, write_seconds=12.0)
+
+
+def _lost_answers(plan: Plan) -> Plan:
+    """What was asked for is done, and nobody is told."""
+    return replace(plan, weather=Weather(unanswered=0.12))
+
+
+def _late_records(plan: Plan) -> Plan:
+    """Records of former writers come after newer ones, and at the end the cleaner passes."""
+    return replace(plan, weather=Weather(late=0.12), write_seconds=3.0, stop_at_end=False, compacts_at_end=True)
+
+
+def _shows(mode: Mode, *seeds: int, change: Callable[[Plan], Plan] | None = None) -> str:
+    """What the first failing schedule says; the test fails where none does.
+
+    Those seeds showed it when this was written. Once the agent takes other steps they may not, and many are tried.
+    """
+    for seed in (*seeds, *range(300)):
+        verdict = runs.one(seed, mode, change=change)
         if verdict.violations:
             return "\n".join(verdict.violations)
-    pytest.fail(f"{within} schedules do not show it")
+    pytest.fail("300 schedules do not show it")
+
+
+@pytest.mark.parametrize(
+    ("mode", "seeds", "change"),
+    [
+        ("exactly_once", ENDED_TWICE, _late_answers),
+        ("exactly_once", WRITTEN_TWICE, _lost_answers),
+        ("at_least_once", NOT_MENDED, _late_records),
+    ],
+)
+def test_every_promise_holds_in_the_weather_that_shows_the_defects(
+    mode: Mode, seeds: tuple[int, ...], change: Callable[[Plan], Plan]
+) -> None:
+    assert not [seed for seed in seeds if runs.one(seed, mode, change=change).violations]
 
 
 def test_it_sees_an_effect_that_does_not_wait_for_its_announcement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +125,14 @@ def test_it_sees_an_effect_that_does_not_wait_for_its_announcement(monkeypatch: 
         return asyncio.sleep(0)
 
     monkeypatch.setattr(Execution, "flush", impatient)
-    assert "before its step.started is durable" in _shows("exactly_once")
+    assert "before its step.started is durable" in _shows("exactly_once", 0)
 
 
 def test_it_sees_an_owner_that_does_not_fence_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count()
     unique = property(lambda self: f"{id(self)}-{next(numbers)}")
     monkeypatch.setattr(writer.ExactlyOnceWriter, "transactional_id", unique)
-    assert _shows("exactly_once")
+    assert _shows("exactly_once", 14)
 
 
 def test_it_sees_a_failed_commit_that_is_taken_for_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +147,7 @@ def test_it_sees_a_failed_commit_that_is_taken_for_a_success(monkeypatch: pytest
             return None
 
     monkeypatch.setattr(writer.ExactlyOnceWriter, "write", careless)
-    assert _shows("exactly_once")
+    assert _shows("exactly_once", 33)
 
 
 def test_it_sees_offsets_that_are_not_in_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,17 +159,17 @@ def test_it_sees_offsets_that_are_not_in_the_transaction(monkeypatch: pytest.Mon
         return await write(self, records, {})
 
     monkeypatch.setattr(writer.ExactlyOnceWriter, "write", forgetful)
-    assert "committed 0" in _shows("exactly_once")
+    assert "committed 0" in _shows("exactly_once", 2)
 
 
 def test_it_sees_a_batch_that_is_written_again_without_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer.ExactlyOnceWriter, "atomic", False)
-    assert "sequence numbers" in _shows("exactly_once")
+    assert "sequence numbers" in _shows("exactly_once", *WRITTEN_TWICE, change=_lost_answers)
 
 
 def test_it_sees_a_step_in_doubt_that_is_repeated_though_it_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "may_repeat", lambda handler, *, repeatable, dry: True)
-    assert "may not be repeated" in _shows("exactly_once")
+    assert "may not be repeated" in _shows("exactly_once", 19)
 
 
 def test_it_sees_that_a_claim_is_taken_for_valid_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +178,7 @@ def test_it_sees_that_a_claim_is_taken_for_valid_whatever_came_before(monkeypatc
         return True
 
     monkeypatch.setattr(lineage.Lineage, "claim", gullible)
-    assert _shows("at_least_once")
+    assert _shows("at_least_once", 2)
 
 
 def test_it_sees_that_a_membership_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +186,7 @@ def test_it_sees_that_a_membership_is_not_proven(monkeypatch: pytest.MonkeyPatch
         return None
 
     monkeypatch.setattr(GroupMembership, "__call__", trusting)
-    assert _shows("at_least_once")
+    assert _shows("at_least_once", 24)
 
 
 def test_it_sees_state_that_is_written_before_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +202,37 @@ def test_it_sees_state_that_is_written_before_its_events(monkeypatch: pytest.Mon
         return ends
 
     monkeypatch.setattr(producers, "send", wrong_way_round)
-    assert "is missing" in _shows("at_least_once")
+    assert "is missing" in _shows("at_least_once", 0)
+
+
+def test_it_sees_that_a_failed_write_is_taken_for_there_without_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Every(frozenset[int]):
+        def __contains__(self, number: object) -> bool:
+            return True
+
+    async def blind(state_log: StateLog, mark: bytes, epoch: int | None, batch: int = 0) -> Seen:
+        return Seen(batches=Every(), fold=Fold(epoch), end=0)
+
+    monkeypatch.setattr(owner, "look_back", blind)
+    assert _shows("exactly_once", 10, 15)
+
+
+def test_it_sees_the_end_of_a_transaction_that_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    insist = SimProducer._insist
+
+    async def untiring(self: SimProducer, request: Callable[[], object], *, once: bool = False) -> object:
+        return await insist(self, request)
+
+    monkeypatch.setattr(SimProducer, "_insist", untiring)
+    assert "sequence numbers" in _shows("exactly_once", *ENDED_TWICE, change=_late_answers)
+
+
+def test_it_sees_void_records_that_nobody_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def idle(self: owner.PartitionOwner) -> None:
+        self._mend_at = float("inf")
+
+    monkeypatch.setattr(owner.PartitionOwner, "_mend", idle)
+    assert _shows("at_least_once", *NOT_MENDED, change=_late_records)
 
 
 # --- the loop ---
