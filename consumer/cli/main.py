@@ -27,6 +27,9 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("list", options.ListOptions, "look:executions", "List executions, the newest first."),
     ("validate", options.ValidateOptions, "offline:validate", "Check packages offline: every error, line and remedy."),
     ("schema", options.SchemaOptions, "offline:schema", "Write the JSON Schemas and the AsyncAPI document."),
+    ("canonicalize", options.CanonicalizeOptions, "signing:canonicalize", "Print the bytes of a package to be signed."),
+    ("sign", options.SignOptions, "signing:sign", "Sign a package, or attach a signature that cosign made."),
+    ("verify", options.VerifyOptions, "signing:verify", "Say whose signature a package has."),
     ("dev", options.DevOptions, "trying:dev", "Run a broker, topics and an agent in one."),
     ("demo", options.Options, "trying:demo", "Run two examples on an embedded broker and show them."),
 )
@@ -40,6 +43,15 @@ def application() -> typer.Typer:
     group = _typer("topics", "Create the topics, or say what is wrong with those there.")
     verb(group, "create", options.CreateOptions, "topics:create", "Create the topics that are missing.")
     verb(group, "check", options.ReadingOptions, "topics:check", "Say what is wrong with the topics.")
+    app.add_typer(group)
+    group = _typer("policy", "Try a policy out.")
+    verb(
+        group,
+        "check",
+        options.PolicyCheckOptions,
+        "judging:check",
+        "Say what a policy allows a package to do, and why.",
+    )
     app.add_typer(group)
     text = "Run the agent (what the container runs)."
     verb(app, "agent", options.Options, "serve:agent", text, epilog=_settings())

@@ -166,3 +166,56 @@ class SchemaOptions(Options):
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Where to write; without it, one document to stdout.")
     ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanonicalizeOptions(Options):
+    """Options of `wpk canonicalize`."""
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignOptions(Options):
+    """Options of `wpk sign`."""
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="Private key in PEM; its password is read from WPK_KEY_PASSWORD."),
+    ] = None
+    attach: Annotated[
+        Path | None,
+        typer.Option("--attach", metavar="FILE", help="A signature of cosign or openssl, or cosign's bundle."),
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write; default: the same file.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions(ReadingOptions):
+    """Options of `wpk verify`."""
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Public key in PEM (cosign.pub).")] = None
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="A policy, for its keys and their times.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyCheckOptions(ReadingOptions):
+    """Options of `wpk policy check`."""
+
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="The policy file; `none`: what holds without one.")]
+    file: Annotated[str, typer.Argument(metavar="PACKAGE", help="The package, YAML or JSON; - reads stdin.")]
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", "--param", metavar="NAME=VALUE", help="A parameter, as submit has them."),
+    ] = None
+    requester: Annotated[str | None, typer.Option("--requester", metavar="WHO", help="Who asks.")] = None
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label of the command.")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge a dry run.")] = False

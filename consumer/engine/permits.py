@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import JsonValue
 
 from consumer.engine.services import Services
 from consumer.errors import PermanentError
 from consumer.policy import signatures
+from consumer.policy.judge import Policy
 from consumer.policy.run import Decision, Run, Step
 from consumer.ports import Adapter, JsonObject, Phase
 from consumer.workflow import values
@@ -38,22 +40,53 @@ class Permit:
     warnings: tuple[Problem, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is known of a run besides its package's model."""
+
+    document: JsonObject
+    """The package as it came: what its signature is about."""
+    requester: str | None
+    labels: Mapping[str, str]
+    dry_run: bool
+    at: datetime | None
+    """When it was accepted: keys count as they were then."""
+
+
 def of_run(state: ExecutionState, package: WorkflowPackage, parameters: JsonObject, services: Services) -> Permit:
     """The policy's answer to an accepted execution. Computation only."""
-    policy = services.policy
     content = (state.command or {}).get("wpk_content")
-    signed = signatures.verify(policy.file, content if isinstance(content, dict) else {}, at=state.accepted_at)
-    run = Run.of(
-        package,
+    asked = Asked(
+        document=content if isinstance(content, dict) else {},
         requester=state.requested_by,
         labels=state.labels,
         dry_run=state.dry_run,
+        at=state.accepted_at,
+    )
+    return of_package(asked, package, parameters, services.policy, services.adapters, services.environment)
+
+
+def of_package(
+    asked: Asked,
+    package: WorkflowPackage,
+    parameters: JsonObject,
+    policy: Policy,
+    adapters: Mapping[str, Adapter],
+    environment: Mapping[str, str],
+) -> Permit:
+    """The policy's answer to a run of that package."""
+    signed = signatures.verify(policy.file, asked.document, at=asked.at)
+    run = Run.of(
+        package,
+        requester=asked.requester,
+        labels=asked.labels,
+        dry_run=asked.dry_run,
         signed_by=signed.keys,
     )
     problems = [*signed.problems, *policy.unmet(run, package)]
     rules: dict[str, None] = {}
     if not policy.open:
-        for path, step in steps_of(package, parameters, services.adapters, services.environment):
+        for path, step in steps_of(package, parameters, adapters, environment):
             verdict = policy.judge(run, step, final=False)
             rules.update(dict.fromkeys(verdict.rules))
             if verdict.decision is Decision.REFUSED:
