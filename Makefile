@@ -11,7 +11,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-k8s simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-k8s test-audit bench-trail simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,9 +67,15 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
 
+test-audit: $(STAMP) ## run the tests of the trail's readers: tampering, replay, export, pages, dead letters, the client's documentation
+	@$(PY) -m pytest tests/audit $(ARGS)
+
 bench: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m bench.bounds $(ARGS)
+
+bench-trail: $(STAMP) ## measure how fast a trail is read and verified: make bench-trail ARGS="--executions 100000"
+	@$(PY) -m bench.trail $(ARGS)
 
 clean: ## back to a fresh clone
 	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

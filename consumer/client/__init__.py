@@ -7,6 +7,7 @@ state = await Client(connection, topics).result(published.execution_id, timeout=
 
 from __future__ import annotations
 
+from consumer.client.audits import Auditor, Window
 from consumer.client.client import Client
 from consumer.client.errors import ClientError, TimedOut, UnknownExecution, Unreachable
 from consumer.client.follow import Follower
@@ -15,6 +16,7 @@ from consumer.client.publish import Published, Publisher, new_execution_id
 from consumer.client.read import Filter, History, Listing
 
 __all__ = [
+    "Auditor",
     "Client",
     "ClientError",
     "Filter",
@@ -26,6 +28,7 @@ __all__ = [
     "TimedOut",
     "UnknownExecution",
     "Unreachable",
+    "Window",
     "new_execution_id",
     "partition_of",
 ]

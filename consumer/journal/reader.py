@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from consumer.journal.connection import KafkaConnection
 
@@ -53,14 +53,14 @@ class PartitionReader:
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], stall: float) -> None:
         self._consumer = consumer
-        self._partitions = list(partitions)
-        self._stall = stall
+        self.partitions = tuple(partitions)
+        self.stall = stall
         self._since: dict[TopicPartition, int] = {}
 
     async def start_at(self, starts: Mapping[Partition, Start]) -> None:
         """Where to begin; partitions not named begin at their beginning."""
         moments: dict[TopicPartition, int] = {}
-        for tp in self._partitions:
+        for tp in self.partitions:
             start = starts.get((tp.topic, tp.partition), "beginning")
             if isinstance(start, datetime):
                 moments[tp] = int(start.timestamp() * 1000)
@@ -76,20 +76,30 @@ class PartitionReader:
         ends: dict[TopicPartition, int] = {}
         reached: dict[TopicPartition, int] = {}
         moved_at = time.monotonic()
-        while any(tp not in ends or reached[tp] < ends[tp] for tp in self._partitions):
+        while any(tp not in ends or reached[tp] < ends[tp] for tp in self.partitions):
             async for record in self._poll(END_POLL_MS):
                 yield record
             before = dict(reached)
-            for tp in self._partitions:
-                reached[tp] = await self._position(tp)
-                end = self._end(tp)
+            for tp in self.partitions:
+                reached[tp] = await self.position(tp)
+                end = self.end(tp)
                 if end is not None:
                     ends.setdefault(tp, end)
             if reached != before:
                 moved_at = time.monotonic()
-            elif time.monotonic() - moved_at > self._stall:
-                stuck = ", ".join(f"{tp.topic}-{tp.partition} at {reached[tp]}" for tp in self._partitions)
-                raise TimeoutError(f"reading stands still for {self._stall:g} s: {stuck}")
+            elif time.monotonic() - moved_at > self.stall:
+                stuck = ", ".join(f"{tp.topic}-{tp.partition} at {reached[tp]}" for tp in self.partitions)
+                raise TimeoutError(f"reading stands still for {self.stall:g} s: {stuck}")
+
+    async def fetch(self, partitions: Sequence[TopicPartition], most: int) -> dict[TopicPartition, list[LogRecord]]:
+        """At most so many records of those partitions, what has come; waits a moment where nothing has."""
+        batches = await self._consumer.getmany(*partitions, timeout_ms=END_POLL_MS, max_records=most)
+        return {tp: list(self._kept(tp, records)) for tp, records in batches.items()}
+
+    async def beginnings(self) -> dict[Partition, int]:
+        """The first offset that each partition still holds; more than 0 where retention took what was before."""
+        found = await self._consumer.beginning_offsets(self.partitions)
+        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     async def follow(self) -> AsyncGenerator[LogRecord, None]:
         """All records from the present position on; waits for new ones, without an end."""
@@ -100,26 +110,31 @@ class PartitionReader:
     async def _poll(self, timeout_ms: int) -> AsyncGenerator[LogRecord, None]:
         batches = await self._consumer.getmany(timeout_ms=timeout_ms)
         for tp, records in batches.items():
-            for record in records:
-                if record.timestamp < self._since.get(tp, record.timestamp):
-                    continue  # the broker gives the start of the batch that holds the moment
-                self._since.pop(tp, None)
-                yield LogRecord(
-                    record.topic,
-                    record.partition,
-                    record.offset,
-                    record.timestamp,
-                    record.key,
-                    record.value,
-                    record.headers,
-                )
+            for record in self._kept(tp, records):
+                yield record
 
-    async def _position(self, tp: TopicPartition) -> int:
-        async with asyncio.timeout(self._stall):
+    def _kept(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> Iterator[LogRecord]:
+        for record in records:
+            if record.timestamp < self._since.get(tp, record.timestamp):
+                continue  # the broker gives the start of the batch that holds the moment
+            self._since.pop(tp, None)
+            yield LogRecord(
+                record.topic,
+                record.partition,
+                record.offset,
+                record.timestamp,
+                record.key,
+                record.value,
+                record.headers,
+            )
+
+    async def position(self, tp: TopicPartition) -> int:
+        """The offset that is read next."""
+        async with asyncio.timeout(self.stall):
             position: int = await self._consumer.position(tp)
             return position
 
-    def _end(self, tp: TopicPartition) -> int | None:
+    def end(self, tp: TopicPartition) -> int | None:
         """The partition's end by the newest fetch answer; None before the first."""
         stable: int | None = self._consumer.last_stable_offset(tp)
         highwater: int | None = self._consumer.highwater(tp)

@@ -1,0 +1,227 @@
+"""One execution's events, linked one to the next by number, epoch and hash, in whatever order they come."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import pairwise
+
+from consumer.audit.entry import Entry, Place
+from consumer.audit.findings import Finding, Kind
+
+#: Of each hash so many bytes are kept; nobody finds another event with the same 128 bits.
+_KEPT = 16
+_UNKNOWN = bytes(_KEPT)
+
+Tell = Callable[[Finding], None]
+Taken = Callable[["Chain", Entry], None]
+
+
+class Chain:
+    """What is known of an execution so far: some hundred bytes, and 16 for each event.
+
+    `tell` gets what is wrong; `taken` each event that holds, in sequence. Where a newer owner's event takes the place
+    of one that was given out, it and those after it are given out too.
+    """
+
+    __slots__ = (
+        "_broken_link",
+        "_epochs",
+        "_hashes",
+        "_last",
+        "_offsets",
+        "_rival",
+        "execution_id",
+        "hash",
+        "partition",
+        "rewound",
+        "seq",
+        "story",
+        "waiting",
+    )
+
+    def __init__(self, execution_id: str, partition: int) -> None:
+        self.execution_id = execution_id
+        self.partition = partition
+        self.seq = 0
+        self.hash = ""
+        self.waiting: dict[int, list[Entry]] = {}
+        """Events that came before one that is to come before them, by number."""
+        self.story: object = None
+        """What the verifier keeps beside it."""
+        self.rewound: int | None = None
+        """The number from which on events that were given out were void, as a newer owner's show; None: none were."""
+        self._hashes = bytearray()
+        self._epochs: list[tuple[int, int]] = []
+        self._offsets: dict[str, int] = {}
+        self._last: Entry | None = None
+        self._rival: tuple[Entry, Finding] | None = None
+        self._broken_link: Finding | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The owner's epoch in the last event."""
+        return self._epochs[-1][1] if self._epochs else 0
+
+    @property
+    def end(self) -> Place | None:
+        """Where the last event lies."""
+        return self._last.place if self._last else None
+
+    @property
+    def last(self) -> Entry | None:
+        """The last event; without its content once `rest` was called."""
+        return self._last
+
+    def rest(self) -> None:
+        """Lets go of the last event's content: nothing is expected to come."""
+        if self._last is not None:
+            self._last.raw, self._last.data = {}, {}
+            self._last.record = dataclasses.replace(self._last.record, value=None, headers=())
+
+    def knows(self, seq: int, digest: str) -> bool | None:
+        """Whether the event of that number has that hash; None where it was not there to be seen."""
+        kept = self._hash_at(seq)
+        return None if kept == _UNKNOWN else kept == _short(digest)
+
+    def add(self, entry: Entry, tell: Tell, taken: Taken) -> None:
+        """Takes the next record."""
+        if entry.seq == self.seq + 1:
+            self._link(entry, tell, taken)
+            while self.seq + 1 in self.waiting:
+                self._take_waiting(tell, taken)
+        elif entry.seq > self.seq:
+            self.waiting.setdefault(entry.seq, []).append(entry)
+        else:
+            self._again(entry, tell, taken)
+
+    def jump(self, tell: Tell, taken: Taken) -> int:
+        """Goes over what is missing before the next waiting event; how many were missing."""
+        number = min(self.waiting)
+        missing = number - 1 - self.seq
+        entry = max(self.waiting[number], key=_epoch)
+        self._hashes += _UNKNOWN * (missing - 1) + _short(entry.prev)
+        self.seq, self.hash, self._rival = number - 1, entry.prev, None
+        while self.seq + 1 in self.waiting:
+            self._take_waiting(tell, taken)
+        return missing
+
+    def _take_waiting(self, tell: Tell, taken: Taken) -> None:
+        entries = sorted(self.waiting.pop(self.seq + 1), key=_epoch, reverse=True)
+        self._link(entries[0], tell, taken)
+        for entry in entries[1:]:
+            if entry.seq == self.seq + 1:  # the first was fenced: it did not count
+                self._link(entry, tell, taken)
+            else:
+                self._again(entry, tell, taken)
+
+    def _link(self, entry: Entry, tell: Tell, taken: Taken) -> None:
+        if entry.epoch < self.epoch:
+            tell(
+                _finding(Kind.FENCED, entry, f"an owner of epoch {entry.epoch} wrote it after epoch {self.epoch} began")
+            )
+            return
+        if entry.prev != self.hash and entry.flaw is None:
+            self._mismatch(entry, tell)
+        before = self._offsets.get(entry.record.topic, -1)
+        if entry.record.offset < before:
+            text = f"it lies before an earlier event of the same execution (at {before})"
+            tell(_finding(Kind.REORDERED, entry, text))
+        self._offsets[entry.record.topic] = max(entry.record.offset, before)
+        if entry.epoch > self.epoch or not self._epochs:
+            self._epochs.append((entry.seq, entry.epoch))
+        self._hashes += _short(entry.hash)
+        self.seq, self.hash, self._last, self._rival = entry.seq, entry.hash, entry, None
+        taken(self, entry)
+
+    def _mismatch(self, entry: Entry, tell: Tell) -> None:
+        """The event does not name the hash of the one before it."""
+        last = self._last
+        if self._rival is not None and self._rival[0].hash == entry.prev and last is not None:
+            _, finding = self._rival  # the other of that number is what the chain goes on from
+            finding.place = last.place
+            finding.message = f"another event of its number ({self._rival[0].place}) is what the next one follows"
+            self._hashes[-_KEPT:] = _short(entry.prev)
+            return
+        if last is None or last.seq != self.seq:
+            text = (
+                "it says that an event came before it, and it is the first" if self.seq == 0 else "it is out of chain"
+            )
+            tell(_finding(Kind.ALTERED, entry, text))
+            return
+        if self._broken_link is not None and self._broken_link.seq == last.seq - 1:
+            # Neither the one before nor the one after agrees with it: it is the one that was exchanged.
+            self._broken_link.seq, self._broken_link.place = last.seq, last.place
+            self._broken_link.message = "it follows neither the event before it, nor does the one after follow it"
+            self._broken_link = None
+            return
+        text = f"{entry.what} follows an event with another hash: one of the two was exchanged"
+        self._broken_link = _finding(Kind.ALTERED, last, text)
+        tell(self._broken_link)
+
+    def _again(self, entry: Entry, tell: Tell, taken: Taken) -> None:
+        """An event of a number that was there already."""
+        known, epoch = self._hash_at(entry.seq), self._epoch_at(entry.seq)
+        if known == _short(entry.hash):
+            tell(_finding(Kind.DOUBLED, entry, "the same event came before"))
+        elif known == _UNKNOWN:
+            self._hashes[(entry.seq - 1) * _KEPT : entry.seq * _KEPT] = _short(entry.hash)
+        elif entry.epoch < epoch:
+            text = f"an owner of epoch {entry.epoch} wrote it; epoch {epoch} has another event of its number"
+            tell(_finding(Kind.FENCED, entry, text))
+        elif entry.epoch > epoch:
+            self._rewind(entry, tell, taken)
+        elif entry.flaw is None:
+            finding = _finding(
+                Kind.FOREIGN, entry, "there is another event of its number and epoch, which the chain has"
+            )
+            if entry.seq == self.seq:
+                self._rival = entry, finding
+            tell(finding)
+
+    def _rewind(self, entry: Entry, tell: Tell, taken: Taken) -> None:
+        """A newer owner did not know of what stands there from that number on: it is void."""
+        count, self.rewound = self.seq - entry.seq + 1, entry.seq
+        last = self._last
+        finding = _finding(
+            Kind.FENCED,
+            entry,
+            f"it takes the place of {count} that an owner of epoch {self.epoch} wrote when it had lost",
+        )
+        if last is not None and count == 1:
+            finding.place = last.place
+            finding.message = f"an owner of epoch {self.epoch} wrote it; {entry.what} of epoch {entry.epoch} holds"
+        tell(finding)
+        before = entry.seq - 1
+        del self._hashes[before * _KEPT :]
+        self._epochs = [(seq, epoch) for seq, epoch in self._epochs if seq <= before]
+        follows = before == 0 or self._hash_at(before) in (_short(entry.prev), _UNKNOWN)
+        self.seq, self._last, self._rival = before, None, None
+        self.hash = entry.prev if follows else "?"
+        self._link(entry, tell, taken)
+
+    def _hash_at(self, seq: int) -> bytes:
+        return bytes(self._hashes[(seq - 1) * _KEPT : seq * _KEPT]) if 0 < seq <= self.seq else _UNKNOWN
+
+    def _epoch_at(self, seq: int) -> int:
+        for (_, epoch), (after, _) in pairwise([*self._epochs, (self.seq + 1, 0)]):
+            if seq < after:
+                return epoch
+        return self.epoch
+
+
+def _short(digest: str) -> bytes:
+    """The first bytes of a hash; of a text that is none, zeros with a mark."""
+    try:
+        kept = bytes.fromhex(digest[: 2 * _KEPT])
+    except ValueError:
+        kept = b""
+    return kept if len(kept) == _KEPT else b"\x00" * (_KEPT - 1) + b"\x01"
+
+
+def _epoch(entry: Entry) -> int:
+    return entry.epoch
+
+
+def _finding(kind: Kind, entry: Entry, text: str) -> Finding:
+    return Finding(kind, entry.execution_id, entry.seq, entry.place, f"{entry.what}: {text}")

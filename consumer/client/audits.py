@@ -1,0 +1,134 @@
+"""Reading the whole trail for an audit: the event topics in the order of time, and the state topic as their witness."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+
+from consumer.audit.chain import Chain
+from consumer.audit.entry import Entry
+from consumer.audit.findings import Report
+from consumer.audit.verify import Head, Scope, Verifier
+from consumer.client.follow import EVENT_TOPICS
+from consumer.client.partitions import count_partitions, partition_of, reaching
+from consumer.client.read import CLOCK_SKEW, read_states
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.merge import Merge
+from consumer.journal.reader import Start, open_reader
+from consumer.journal.topics import TopicNames
+from consumer.ports import Topic
+
+_PROGRESS_SECONDS = 0.5
+
+Emit = Callable[[Chain, Entry], None]
+Progress = Callable[[Report, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What of the trail is looked at; nothing given: all of it."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    execution_id: str | None = None
+
+
+class Auditor:
+    """Reads and verifies a trail; see `consumer.audit.verify` for what that shows and what it can't.
+
+    `strict`: the agents ran with exactly_once all the time, so that no record may be there twice or be void. `emit`
+    gets each event that holds, in the sequence of its execution; `progress` the report so far and the part that was
+    read, about twice a second.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topics: TopicNames,
+        *,
+        strict: bool = False,
+        emit: Emit | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._connection = connection
+        self._topics = topics
+        self._strict = strict
+        self._emit = emit
+        self._progress = progress
+
+    async def verify(self, window: Window | None = None) -> Report:
+        """What was found. Raises Unreachable, and ClientError where topics are missing."""
+        window = window or Window()
+        topics = [self._topics.name(topic) for topic in (*EVENT_TOPICS, Topic.STATE)]
+        count = await count_partitions(self._connection, topics)
+        numbers = list(range(count))
+        if window.execution_id is not None:
+            home = partition_of(window.execution_id, count)
+            found = await self._verify([home], window)
+            if found.executions or count == 1:
+                return found
+            numbers.remove(home)  # a command without a key, or from a producer with another partitioner
+        return await self._verify(numbers, window)
+
+    async def _verify(self, numbers: list[int], window: Window) -> Report:
+        heads = await self._heads(numbers, window) if window.until is None else {}
+        verifier = await self._read(numbers, window)
+        if window.until is None and (doubtful := verifier.witness(heads)):
+            known = await self._heads(numbers, window)
+            verifier.lost(name for name in doubtful if name not in known)
+        if self._progress is not None:
+            self._progress(verifier.report, 1.0)
+        return verifier.report
+
+    async def _read(self, numbers: list[int], window: Window) -> Verifier:
+        channels = {self._topics.name(topic): topic.value for topic in EVENT_TOPICS}
+        places = [(name, number) for name in channels for number in numbers]
+        starts: dict[tuple[str, int], Start] = dict.fromkeys(places, window.since - CLOCK_SKEW) if window.since else {}
+        async with reaching(self._connection), open_reader(self._connection, places, starts=starts) as reader:
+            scope = Scope(
+                channels=channels,
+                beginnings=await reader.beginnings(),
+                execution_id=window.execution_id,
+                from_middle=window.since is not None,
+                strict=self._strict,
+            )
+            verifier, merge, told_at = Verifier(scope, self._emit), Merge(reader, window.until), 0.0
+            async with aclosing(merge.batches()) as batches:
+                async for records in batches:
+                    verifier.add(records)
+                    if self._progress is not None and time.monotonic() - told_at > _PROGRESS_SECONDS:
+                        told_at = time.monotonic()
+                        self._progress(verifier.report, merge.fraction)
+                    await asyncio.sleep(0)
+        verifier.finish()
+        return verifier
+
+    async def _heads(self, numbers: Iterable[int], window: Window) -> Mapping[str, Head]:
+        """What the state topic knows of each execution, or of the one."""
+        only = window.execution_id
+
+        def wanted(key: str) -> bool:
+            return key == only if only is not None else "/" not in key
+
+        heads: dict[str, Head] = {}
+        for name, records in (await read_states(self._connection, self._topics, numbers, wanted)).items():
+            if name in records and (head := _head(records[name], window.since)) is not None:
+                heads[name] = head
+        return heads
+
+
+def _head(value: bytes, since: datetime | None) -> Head | None:
+    """None where it is of a version that can't be read."""
+    try:
+        raw = orjson.loads(value)
+        begun = raw.get("accepted_at")
+        expected = since is None or (begun is not None and datetime.fromisoformat(begun) >= since)
+        return Head(int(raw.get("seq", 0)), str(raw.get("last_hash", "")), expected)
+    except (orjson.JSONDecodeError, AttributeError, ValueError, TypeError):
+        return None
