@@ -1,4 +1,4 @@
-"""How fast a trail is verified and told: executions written to a real broker, then read by each verb, with time and memory.
+"""How fast a trail is verified: executions written to a real broker, then read, with time and memory.
 
 `python -m bench.trail --executions 20000`; on your own broker with KAFKA_BOOTSTRAP_SERVERS.
 """

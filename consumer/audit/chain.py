@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -77,7 +76,7 @@ class Chain:
         """Lets go of the last event's content: nothing is expected to come."""
         if self._last is not None:
             self._last.raw, self._last.data = {}, {}
-            self._last.record = dataclasses.replace(self._last.record, value=None, headers=())
+            self._last.record = self._last.record._replace(value=None, headers=())
 
     def knows(self, seq: int, digest: str) -> bool | None:
         """Whether the event of that number has that hash; None where it was not there to be seen."""

@@ -201,9 +201,7 @@ class Verifier:
         """Of these, which have no end, no agent knows anything."""
         for name in execution_ids:
             chain = self.chains[name]
-            text = (
-                f"seq {chain.seq} is the last event, without a result, and no agent knows of it: it is cut off"
-            )
+            text = f"seq {chain.seq} is the last event, without a result, and no agent knows of it: it is cut off"
             self._tell(Finding(Kind.CUT, name, chain.seq, chain.end, text))
 
     def _tell_cut(self, execution_id: str, head: Head, chain: Chain | None) -> None:

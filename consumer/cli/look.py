@@ -148,7 +148,7 @@ def statuses_of(given: list[str] | tuple[str, ...]) -> frozenset[Status]:
         raise CliError(f"--status {','.join(given)}: no such status; there are: {', '.join(Status)}") from error
 
 
-def moment_of(text: str | None) -> datetime | None:
+def moment_of(text: str | None, option: str = "--since") -> datetime | None:
     """A span before now, or a moment. Raises CliError."""
 
     if text is None:
@@ -160,5 +160,5 @@ def moment_of(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise CliError(f"--since {text}: write a span like 2h or 7d, or a time like 2026-01-01T00:00:00Z") from error
+        raise CliError(f"{option} {text}: write a span like 2h or 7d, or a time like 2026-01-01T00:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

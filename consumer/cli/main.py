@@ -25,6 +25,7 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("status", options.StatusOptions, "look:status", "Show how an execution stands; without an ID, all that live."),
     ("logs", options.LogsOptions, "look:logs", "Print the output of an execution's steps; -f follows."),
     ("list", options.ListOptions, "look:executions", "List executions, the newest first."),
+    ("explain", options.ExplainOptions, "pages:explain", "Say what an execution did, what failed, what to do next."),
     ("validate", options.ValidateOptions, "offline:validate", "Check packages offline: every error, line and remedy."),
     ("schema", options.SchemaOptions, "offline:schema", "Write the JSON Schemas and the AsyncAPI document."),
     ("canonicalize", options.CanonicalizeOptions, "signing:canonicalize", "Print the bytes of a package to be signed."),
@@ -32,6 +33,12 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("verify", options.VerifyOptions, "signing:verify", "Say whose signature a package has."),
     ("dev", options.DevOptions, "trying:dev", "Run a broker, topics and an agent in one."),
     ("demo", options.Options, "trying:demo", "Run two examples on an embedded broker and show them."),
+)
+_AUDIT: tuple[tuple[str, type[options.Options], str, str], ...] = (
+    ("verify", options.AuditVerifyOptions, "audit:verify", "Verify the hash chains; name the first broken record."),
+    ("export", options.ExportOptions, "exporting:export", "Write the trail as JSON Lines, CSV or Parquet."),
+    ("timeline", options.TimelineOptions, "pages:timeline", "Draw an execution over time, as text or SVG."),
+    ("replay", options.ReplayOptions, "audit:replay", "Tell what happened; --executions: who did what where, and why."),
 )
 
 
@@ -53,6 +60,10 @@ def application() -> typer.Typer:
         "Say what a policy allows a package to do, and why.",
     )
     app.add_typer(group)
+    audit = _typer("audit", "Read, verify and export the trail, from the topics alone.")
+    for name, kind, target, text in _AUDIT:
+        verb(audit, name, kind, target, text)
+    app.add_typer(audit)
     text = "Run the agent (what the container runs)."
     verb(app, "agent", options.Options, "serve:agent", text, epilog=_settings())
     return app

@@ -129,6 +129,82 @@ class ListOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditOptions(ReadingOptions):
+    """What verbs take that read the whole trail."""
+
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="WHEN", help="From that time on: 2h, 7d or an ISO 8601 time.")
+    ] = None
+    until: Annotated[str | None, typer.Option("--to", metavar="WHEN", help="To that time.")] = None
+    execution_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Only this execution.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditVerifyOptions(AuditOptions):
+    """Options of `wpk audit verify`."""
+
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Records that are there twice or are void count as broken (exactly_once)."),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectOptions(AuditOptions):
+    """What verbs take that tell a part of the trail."""
+
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this workflow.")] = None
+    requester: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Only what WHO asked for, approved, cancelled or undid.")
+    ] = None
+    target: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only what works on that: a namespace, payments/api, a host.")
+    ] = None
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="STATUS", help="Only with this status at the end; may be repeated.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions(SelectOptions):
+    """Options of `wpk audit replay`."""
+
+    executions: Annotated[bool, typer.Option("--executions", help="One line for each execution, not each event.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions(SelectOptions):
+    """Options of `wpk audit export`."""
+
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", metavar="FILE", help="Where to; - is stdout. The suffix says the format."),
+    ] = "-"
+    format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="jsonl, csv or parquet; default: by the suffix, else jsonl.")
+    ] = None
+    table: Annotated[str, typer.Option(metavar="TABLE", help="events, or executions: one row for each.")] = "events"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineOptions(ReadingOptions):
+    """Options of `wpk audit timeline`."""
+
+    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an SVG picture.")] = None
+    width: Annotated[int, typer.Option(min=40, max=400, help="Columns of the text.")] = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainOptions(ReadingOptions):
+    """Options of `wpk explain`."""
+
+    execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOptions(Options):
     """Options of `wpk topics create`."""
 

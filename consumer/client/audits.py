@@ -56,8 +56,8 @@ class Auditor:
         emit: Emit | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._connection = connection
-        self._topics = topics
+        self.connection = connection
+        self.topics = topics
         self._strict = strict
         self._emit = emit
         self._progress = progress
@@ -65,8 +65,8 @@ class Auditor:
     async def verify(self, window: Window | None = None) -> Report:
         """What was found. Raises Unreachable, and ClientError where topics are missing."""
         window = window or Window()
-        topics = [self._topics.name(topic) for topic in (*EVENT_TOPICS, Topic.STATE)]
-        count = await count_partitions(self._connection, topics)
+        topics = [self.topics.name(topic) for topic in (*EVENT_TOPICS, Topic.STATE)]
+        count = await count_partitions(self.connection, topics)
         numbers = list(range(count))
         if window.execution_id is not None:
             home = partition_of(window.execution_id, count)
@@ -87,10 +87,10 @@ class Auditor:
         return verifier.report
 
     async def _read(self, numbers: list[int], window: Window) -> Verifier:
-        channels = {self._topics.name(topic): topic.value for topic in EVENT_TOPICS}
+        channels = {self.topics.name(topic): topic.value for topic in EVENT_TOPICS}
         places = [(name, number) for name in channels for number in numbers]
         starts: dict[tuple[str, int], Start] = dict.fromkeys(places, window.since - CLOCK_SKEW) if window.since else {}
-        async with reaching(self._connection), open_reader(self._connection, places, starts=starts) as reader:
+        async with reaching(self.connection), open_reader(self.connection, places, starts=starts) as reader:
             scope = Scope(
                 channels=channels,
                 beginnings=await reader.beginnings(),
@@ -117,7 +117,7 @@ class Auditor:
             return key == only if only is not None else "/" not in key
 
         heads: dict[str, Head] = {}
-        for name, records in (await read_states(self._connection, self._topics, numbers, wanted)).items():
+        for name, records in (await read_states(self.connection, self.topics, numbers, wanted)).items():
             if name in records and (head := _head(records[name], window.since)) is not None:
                 heads[name] = head
         return heads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import aclosing
@@ -91,7 +90,7 @@ def _is_wanted(record: LogRecord, wanted: Callable[[str], bool]) -> bool:
 
 def _emptied(record: LogRecord) -> LogRecord:
     """The record as a tombstone: its epoch still tells who owned the partition, its value is not kept."""
-    return dataclasses.replace(record, value=None)
+    return record._replace(value=None)
 
 
 async def read_state(connection: KafkaConnection, topics: TopicNames, execution_id: str) -> ExecutionState | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -56,7 +55,11 @@ def at(finding: Finding, desk: Desk, record: LogRecord, row: list[LogRecord]) ->
     assert place is not None, finding
     index = next(index for index, each in enumerate(row) if each is record)
     role = record.topic.rpartition("events.")[2]
-    return (place.topic, place.partition, place.offset) == (f"{desk.prefix}-copy.events.{role}", record.partition, index)
+    return (place.topic, place.partition, place.offset) == (
+        f"{desk.prefix}-copy.events.{role}",
+        record.partition,
+        index,
+    )
 
 
 async def test_a_copy_that_nobody_changed_verifies(desk: Desk) -> None:
@@ -64,7 +67,9 @@ async def test_a_copy_that_nobody_changed_verifies(desk: Desk) -> None:
     assert report.holds, report
     assert not report.counts
     assert report.executions == 8
-    assert report.events == report.records == sum(len(row) for (t, _), row in desk.original.records.items() if t in EVENTS)
+    assert (
+        report.events == report.records == sum(len(row) for (t, _), row in desk.original.records.items() if t in EVENTS)
+    )
     assert report.unchecked_ends == 0
 
 
@@ -103,7 +108,9 @@ async def test_a_name_that_stands_twice_in_a_record_is_found(desk: Desk) -> None
 
 
 async def test_other_spacing_of_the_same_content_is_no_alteration(desk: Desk) -> None:
-    desk.original.alter("mine", "step.started", lambda value: orjson.dumps(orjson.loads(value), option=orjson.OPT_INDENT_2))
+    desk.original.alter(
+        "mine", "step.started", lambda value: orjson.dumps(orjson.loads(value), option=orjson.OPT_INDENT_2)
+    )
     assert (await desk.judge(desk.original)).holds
 
 
@@ -127,7 +134,7 @@ async def test_an_inserted_record_beside_the_chain_is_found_wherever_it_lies(des
     for before in (False, True):
         trail = Trail({place: [*row] for place, row in desk.original.records.items()})
         row, index = trail.find("mine", "step.retrying")
-        forged = dataclasses.replace(row[index], value=resealed(row[index].value or b"", _another_message))
+        forged = row[index]._replace(value=resealed(row[index].value or b"", _another_message))
         row.insert(index if before else index + 1, forged)
         copy = Desk(desk.connection, f"{desk.prefix}-{before}", trail)
         finding = await copy.one(trail, Kind.FOREIGN)
@@ -140,7 +147,7 @@ def _another_message(raw: Json) -> None:
 
 async def test_an_inserted_record_that_is_no_event_is_found(desk: Desk) -> None:
     row, index = desk.original.find("mine", "step.retrying")
-    forged = dataclasses.replace(row[index], value=b"\xff{not json")
+    forged = row[index]._replace(value=b"\xff{not json")
     row.insert(index, forged)
     finding = await desk.one(desk.original, Kind.FOREIGN)
     assert at(finding, desk, forged, row)
@@ -149,7 +156,7 @@ async def test_an_inserted_record_that_is_no_event_is_found(desk: Desk) -> None:
 
 async def test_an_event_under_another_executions_key_is_found(desk: Desk) -> None:
     row, index = desk.original.find("good-1", "step.retrying")
-    row[index] = dataclasses.replace(row[index], key=b"mine")
+    row[index] = row[index]._replace(key=b"mine")
     report = await desk.judge(desk.original)
     assert {finding.kind for finding in report.broken} == {Kind.FOREIGN, Kind.MISSING}
 
@@ -177,7 +184,7 @@ async def test_reordered_records_are_found(desk: Desk) -> None:
 @pytest.mark.parametrize("strict", [False, True])
 async def test_a_doubled_record_is_told_and_breaks_only_a_trail_of_exactly_once(desk: Desk, strict: bool) -> None:
     row, index = desk.original.find("mine", "step.retrying")
-    copy = dataclasses.replace(row[index])
+    copy = row[index]._replace()
     row.append(copy)
     report = await desk.judge(desk.original, strict=strict)
     [finding] = report.broken if strict else report.void
@@ -192,7 +199,7 @@ async def test_a_fenced_owners_records_are_told_and_hide_nothing(desk: Desk) -> 
         raw["data"]["attempt_epoch"] = 3
         raw["data"]["agent"] = "agent-before"
 
-    fenced = dataclasses.replace(row[index], value=resealed(row[index].value or b"", stale))
+    fenced = row[index]._replace(value=resealed(row[index].value or b"", stale))
     for where in (index, len(row)):
         trail = Trail({place: [*each] for place, each in desk.original.records.items()})
         mine, _ = trail.find("mine", "step.retrying")
@@ -256,7 +263,7 @@ async def test_an_event_after_the_end_is_found(desk: Desk) -> None:
     raw = orjson.loads(row[index].value or b"")
     raw["data"] |= {"seq": last["seq"] + 1, "prev_hash": last["hash"]}
     raw["data"].pop("hash")
-    forged = dataclasses.replace(row[-1], key=b"mine", value=sealed(raw))
+    forged = row[-1]._replace(key=b"mine", value=sealed(raw))
     row.append(forged)
     finding = await desk.one(desk.original, Kind.DISAGREES)
     assert at(finding, desk, forged, row)
@@ -284,4 +291,3 @@ def _forget(trail: Trail, execution_id: str) -> None:
     for (topic, _), row in trail.records.items():
         if topic is Topic.STATE:
             row[:] = [r for r in row if (r.key or b"").decode().partition("/")[0] != execution_id]
-

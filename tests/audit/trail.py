@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -113,7 +113,7 @@ class Trail:
     def alter(self, execution_id: str, name: str, change: Callable[[bytes], bytes], nth: int = 0) -> LogRecord:
         """Exchanges the value of a record; gives the record as it then is."""
         row, index = self.find(execution_id, name, nth)
-        row[index] = replace(row[index], value=change(row[index].value or b""))
+        row[index] = row[index]._replace(value=change(row[index].value or b""))
         return row[index]
 
     def of_execution(self, execution_id: str) -> Iterator[tuple[list[LogRecord], LogRecord]]:
@@ -142,7 +142,9 @@ async def lay_down(connection: KafkaConnection, names: TopicNames, trail: Trail)
 
 async def read_back(connection: KafkaConnection, names: TopicNames) -> Trail:
     """The trail as it lies in topics, to be copied."""
-    places = {(names.name(topic), number): (topic, number) for topic in (*EVENTS, Topic.STATE) for number in range(PARTITIONS)}
+    places = {
+        (names.name(topic), number): (topic, number) for topic in (*EVENTS, Topic.STATE) for number in range(PARTITIONS)
+    }
     trail = Trail({place: [] for place in places.values()})
     async with open_reader(connection, places) as reader, aclosing(reader.to_end()) as records:
         async for record in records:

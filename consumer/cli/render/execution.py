@@ -111,7 +111,7 @@ def next_steps(state: ExecutionState) -> list[str]:
 
 def page(state: ExecutionState, now: datetime, notes: Mapping[tuple[str, str], Notes] | None = None) -> list[Text]:
     """All that `wpk status ID` shows: the answer first, then the fields under their names, the steps, what is next."""
-    lines = [_answer(state, now)]
+    lines = [answer(state, now)]
     for name, value in _fields(state, now):
         lines.append(Text(f"  {name:<16} ", style=DIM).append_text(value))
     found = step_rows.rows(state, now, notes=notes)
@@ -126,7 +126,8 @@ def page(state: ExecutionState, now: datetime, notes: Mapping[tuple[str, str], N
     return lines
 
 
-def _answer(state: ExecutionState, now: datetime) -> Text:
+def answer(state: ExecutionState, now: datetime) -> Text:
+    """What it is and how it stands, in one line."""
     line = Text(title(state), style=NAME)
     how = ending(state, now, outputs=False)
     line.append("  ", style="not bold")
