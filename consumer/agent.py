@@ -359,6 +359,7 @@ def _options(settings: Settings) -> Options:
         fetch_max_wait_ms=settings.fetch_max_wait_ms,
         max_command_bytes=settings.max_command_bytes,
         hang_timeout=settings.hang_timeout,
+        start_timeout=OwnerLimits().start_seconds,
     )
 
 

@@ -1,7 +1,7 @@
 """One partition number on this agent: takes it over, goes on with what runs there, and takes its commands in, in order.
 
-A lane lives as long as the group assigns the number to this agent. Where the owner dies (fenced, Kafka away too long)
-the lane starts again from the log.
+A lane lives as long as the group assigns the number to this agent. Where the owner dies (another one
+has come) the lane starts again from the log.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -22,13 +22,16 @@ from consumer.engine.supervisor import Supervisor
 from consumer.errors import OwnershipLost, SettingsError
 from consumer.intake.decode import RawRecord, decode
 from consumer.intake.inbox import Inbox
+from consumer.intake.stillness import Stillness
 from consumer.journal.owner import PartitionOwner
 from consumer.journal.restore import Restored
 from consumer.ports import CommandTopic
 from schemas import snapshot
 from schemas.commands import ExecuteCommand
+from schemas.execution import ExecutionState
 
 _log = structlog.get_logger(__name__)
+_State = tuple[str, ExecutionState | ValueError]
 
 #: How often it is looked whether the execute command that another command waits for was taken (seconds).
 _LOOK_SECONDS = 0.05
@@ -36,6 +39,8 @@ _LOOK_SECONDS = 0.05
 _INLINE = 64 * 1024
 _SWEEP_SECONDS = 600.0
 _BACKOFF_SECONDS = (0.2, 10.0)
+#: How long an owner may take to end, and what waits for the next try, whatever the limits are.
+_LETTING_GO_SECONDS = 60.0
 
 
 class Source(Protocol):
@@ -72,8 +77,8 @@ class Lane:
         self._held = False
         self._refusing = False
         self._grace = 10.0
-        self._began = 0.0
-        self._written_before = (-1, 0.0)
+        self._adopted = 0
+        self._still = Stillness()
         self._released = asyncio.Event()
         self._released.set()
         self.wake = asyncio.Event()
@@ -90,6 +95,11 @@ class Lane:
     def owner(self) -> PartitionOwner | None:
         """The present owner."""
         return self._owner
+
+    @property
+    def held(self) -> bool:
+        """Whether the owner is held, as in a rebalance, so that what is queued may have to wait."""
+        return self._owner is not None and self._owner.held
 
     def full(self, role: CommandTopic) -> bool:
         """Whether more of that topic should not be fetched now."""
@@ -155,21 +165,26 @@ class Lane:
         self.wake.set()
 
     def stuck(self, taking: float, writing: float) -> str | None:
-        """Why the partition hangs, where it does: it is being taken, or a write is under way, for longer than that.
+        """Why the partition hangs, where it does: what is under way made no progress for longer than that (seconds).
 
-        All of those are bounded by themselves, so that it should not happen. An owner that recovers makes progress.
+        Asked from time to time. All of it is bounded by itself, so that it should not happen: that it is taken, that a
+        write ends, that what ran of it before ends. An owner that recovers makes progress.
         """
-        now, owner = asyncio.get_running_loop().time(), self._owner
-        if owner is None or self._held or owner.trouble is not None:
-            self._began, self._written_before = now, (-1, now)
+        owner = self._owner
+        if self._held or (owner is not None and owner.trouble is not None):
+            self._still.excuse()
             return None
+        if owner is None:
+            waited = self._still.look("no owner")
+            limit = max(writing, _LETTING_GO_SECONDS)
+            return f"what ran of it before did not end for {waited:.0f} s" if waited > limit else None
         if not self.active:
-            taken = now - self._began
-            return f"it is being taken for {taken:.0f} s" if taken > taking else None
-        batches = owner.stats.batches
-        if not owner.backlogged or batches != self._written_before[0]:
-            self._written_before = (batches, now)
-        waited = now - self._written_before[1]
+            waited = self._still.look((owner, owner.stats.restored, self._adopted))
+            return f"to take it made no progress for {waited:.0f} s (WPK_HANG_TIMEOUT)" if waited > taking else None
+        if not owner.backlogged:
+            self._still.excuse()
+            return None
+        waited = self._still.look((owner, owner.stats.batches))
         return f"nothing of what waits was written for {waited:.0f} s" if waited > writing else None
 
     # --- life ---
@@ -198,7 +213,6 @@ class Lane:
     async def _own(self) -> None:
         # Whoever takes a partition fences its owner: not before the group has said again whose it is.
         await self._released.wait()
-        self._began = asyncio.get_running_loop().time()
         owner = self._owner = self._new_owner()
         try:
             await self._work(owner, await self._take_over(owner))
@@ -215,12 +229,18 @@ class Lane:
         self._inbox.expect(offsets)
         if offsets:  # the group's may lie behind the state's, where a former owner's commit was lost
             owner.append((), offsets)
-        partition = self._partition = await self._supervisor.adopt(owner, snapshot.load_each(records))
+        partition = self._partition = await self._supervisor.adopt(owner, self._counted(snapshot.load_each(records)))
         if self._held:
             owner.hold()
             self._supervisor.hold(partition)
         _log.info("partition.owned", partition=self.number, epoch=owner.epoch, live=len(partition.live))
         return partition
+
+    def _counted(self, states: Iterable[_State]) -> Iterator[_State]:
+        """By the count it is seen that a partition with many executions makes progress."""
+        for state in states:
+            self._adopted += 1
+            yield state
 
     async def _work(self, owner: PartitionOwner, partition: Partition) -> None:
         try:

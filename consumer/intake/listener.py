@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Collection
 
 import structlog
@@ -22,8 +21,11 @@ from consumer.engine.supervisor import Supervisor
 from consumer.errors import Hung, OwnershipLost
 from consumer.intake import member
 from consumer.intake.lane import Lane
+from consumer.intake.lookout import FORGET_SECONDS, TRIES, Lookout
 from consumer.intake.member import Member, Options
 from consumer.intake.poller import Poller
+from consumer.intake.stillness import LOOK_SECONDS
+from consumer.journal.connection import explain
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.membership import GroupMembership
 from consumer.journal.restore import Restored
@@ -43,15 +45,11 @@ _UNWRITTEN = "what ended last is in doubt for the next owner"
 _END_QUESTIONS = 6
 _END_PAUSE_SECONDS = 1.0
 #: How often it is looked whether something hangs.
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = LOOK_SECONDS
 #: What is repeatable and quick comes to its end in that time; what only waits does not hold up a stop for longer.
 _MOMENT = 1.0
-#: To take a partition is bounded by itself, but the more it holds the longer it takes: so many times the limit.
-_TAKING = 10
-#: How often in a row the same part is begun again before the agent gives up.
-_TRIES = 3
-#: A part that worked for so long is not begun again in a row.
-_FORGET_SECONDS = 600.0
+#: Between attempts to join the group while Kafka is away: the shortest and the longest pause (seconds).
+_PAUSES = (0.5, 5.0)
 
 
 class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -79,7 +77,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._group: asyncio.TaskGroup
         self._guard: tasks.Guard
         self._member: Member
-        self._restarts: Counter[int] = Counter()
+        self._lookout = Lookout(taking=options.taking_limit, writing=options.hang_timeout)
         self._roles = {self._names.name(role): role for role in CommandTopic}
         self._assigned = False
         self._assignments = 0
@@ -149,22 +147,40 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
 
     async def _consume(self) -> None:
         """Polls as a member of the group, and as a new one where that hangs. Raises Hung where this does not help."""
-        tries = 0
+        tries, pause = 0, _PAUSES[0]
         while True:
             began = time.monotonic()
-            await self._member.start()
-            reason = await self._poll_until_it_hangs()
-            tries = tries + 1 if time.monotonic() - began < _FORGET_SECONDS else 1
-            if tries > _TRIES:
+            try:
+                reason = await self._poll_until_it_hangs()
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                await self._wait_for_kafka(error, pause)
+                pause = min(2 * pause, _PAUSES[1])
+                continue
+            pause = _PAUSES[0]
+            tries = tries + 1 if time.monotonic() - began < FORGET_SECONDS else 1
+            if tries > TRIES:
                 raise Hung(f"the agent can't stay in the consumer group: {reason}")
             _log.error("group.hung", reason=reason, remedy="joins the group anew")
             self._metrics.hung("member")
             await self._give_up_all()
-            await self._member.leave(_LEAVE_SECONDS)
-            self._member = self._new_member()
+            await self._renew_member()
             self._health.polled()
 
+    async def _wait_for_kafka(self, error: KafkaError, pause: float) -> None:
+        """A member could not join, since Kafka is away: this is no hang, and nothing else to be done about."""
+        self._health.excuse(True)
+        _log.warning("group.unreachable", reason=explain(error, connected=True), remedy="tries again")
+        await self._renew_member()
+        await asyncio.sleep(pause)
+
+    async def _renew_member(self) -> None:
+        await self._member.leave(_LEAVE_SECONDS)
+        self._member = self._new_member()
+
     async def _poll_until_it_hangs(self) -> str:
+        """Gives why it hangs. Raises KafkaError where the member can't join."""
         poller = Poller(self._member, self._lanes, self._roles, self._options, self._health, self._metrics)
         polling = asyncio.create_task(poller.run(), name="poll")
         try:
@@ -177,27 +193,19 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                 reason = self._member.broken()
                 if reason is not None:
                     return reason
-                reason = poller.hangs()
-                if reason is not None:
-                    if await member.answers(self._factory.connection, self._factory.identity.group):
+                if poller.hangs():
+                    if not await member.answers(self._factory.connection, self._factory.identity.group):
+                        self._health.excuse(True)
+                    elif (reason := poller.hangs()) is not None:  # it may have come back meanwhile
                         return reason
-                    self._health.excuse(True)
                 self._look_at_lanes()
         finally:
-            await tasks.cancel_and_wait(polling)
+            if not polling.done():
+                await tasks.cancel_and_wait(polling)
 
     def _look_at_lanes(self) -> None:
         """Begins anew what hangs. Raises Hung where this does not help."""
-        limit = self._options.hang_timeout
-        for number, lane in list(self._lanes.items()):
-            reason = lane.stuck(taking=_TAKING * limit, writing=limit)
-            if reason is None:
-                if lane.active:
-                    del self._restarts[number]
-                continue
-            if self._restarts[number] >= _TRIES:
-                raise Hung(f"partition {number} hangs: {reason}")
-            self._restarts[number] += 1
+        for number, reason in self._lookout.hung(self._lanes).items():
             _log.error("partition.hung", partition=number, reason=reason, remedy="begins it anew")
             self._metrics.hung("partition")
             self._give_up(number)
@@ -376,7 +384,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         written = await self._written(stages.left(Stage.FLUSHING) / 2)
         ending = [*self._tasks.values(), *self._leaving.values()]  # the latter end already: don't disturb them
         for lane in self._lanes.values():
-            lane.end_within(stages.left(Stage.FLUSHING) / 2 if written else 0.0)
+            # One that is held could not be written so far, and is when the lane ends.
+            lane.end_within(stages.left(Stage.FLUSHING) / 2 if written or lane.held else 0.0)
         for task in self._tasks.values():
             task.cancel()
         if ending:

@@ -43,6 +43,8 @@ class Options:
     max_command_bytes: int
     hang_timeout: float = 60.0
     """A part that has something to do and makes no progress for so long hangs."""
+    start_timeout: float = 60.0
+    """So long may Kafka let an owner's writer wait for its start."""
 
     @property
     def rebalance_timeout(self) -> float:
@@ -53,6 +55,12 @@ class Options:
     def poll_limit(self) -> float:
         """The longest silence of a poll that may have a reason: a rebalance, of which each member takes its time."""
         return self.hang_timeout + self.rebalance_timeout
+
+    @property
+    def taking_limit(self) -> float:
+        """How long the taking of a partition may go without progress. Its parts are bounded by themselves, so that this
+        is far off: what was read is lost where it is begun anew."""
+        return max(10 * self.hang_timeout, 2 * (self.hang_timeout + self.start_timeout))
 
     @property
     def answer_limit(self) -> float:

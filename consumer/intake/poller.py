@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from consumer.intake.decode import RawRecord
 from consumer.intake.lane import Lane
 from consumer.intake.member import Member, Options
+from consumer.intake.stillness import Stillness
 from consumer.ports import CommandTopic
 from consumer.telemetry.health import Health
 from consumer.telemetry.metrics import Metrics
@@ -44,33 +45,42 @@ class Poller:
         self._options = options
         self._health = health
         self._metrics = metrics
-        self._failing: tuple[float, str] | None = None
-        """Since when each poll fails, and why."""
+        self._failing: str | None = None
+        """Why each poll fails, where it does."""
+        self._returned = 0
+        self._succeeded = 0
+        self._silence = Stillness()
+        self._failure = Stillness()
 
     def hangs(self) -> str | None:
-        """Why the member hangs, where Kafka answers others: it gets no answer, or errors only."""
-        silence = self._health.poll_silence
+        """Why the member hangs, where Kafka answers others: it gets no answer, or errors only. Asked often."""
+        silence = self._silence.look(self._returned)
+        failing = self._failure.look((self._succeeded, self._failing is not None))
         if silence > self._options.poll_limit:
             return f"Kafka was not polled for {silence:.0f} s although it answers"
-        if self._failing is not None and time.monotonic() - self._failing[0] > self._options.hang_timeout:
-            return f"each poll fails although Kafka answers: {self._failing[1]}"
+        if self._failing is not None and failing > self._options.hang_timeout:
+            return f"each poll fails although Kafka answers: {self._failing}"
         return None
 
     async def run(self) -> None:
-        """Polls for ever."""
+        """Joins the group and polls for ever. Raises KafkaError where it can't reach Kafka to join."""
+        await self._member.start()
         measured_at = 0.0
         while True:
             try:
                 batches = await self._member.poll()
             except KafkaError as error:
                 text = f"{type(error).__name__}: {error}"[:300]
-                if self._failing is None or self._failing[1] != text:
+                if self._failing != text:
                     _log.warning("poll.failed", error=text)
-                self._failing = (self._failing[0] if self._failing else time.monotonic(), text)
+                self._failing = text
+                self._returned += 1
                 self._health.polled()
                 await asyncio.sleep(_FAILED_PAUSE_SECONDS)
                 continue
             self._failing = None
+            self._returned += 1
+            self._succeeded += 1
             self._health.polled()
             for tp, records in batches.items():
                 self._hand_over(tp, records)

@@ -112,6 +112,8 @@ class Stats:
     records: int = 0
     bytes: int = 0
     last_write_seconds: float = 0.0
+    restored: int = 0
+    """Records of the state topic that were read to take the partition."""
 
 
 class PartitionOwner:
@@ -277,7 +279,7 @@ class PartitionOwner:
         await self._start_writer()
         self._phase = Phase.RESTORING
         async with self._open_log("beginning") as state_log:
-            restored = await restore(state_log, self._claim)
+            restored = await restore(state_log, self._claim, self._count_restored)
         self._epoch = restored.epoch
         self._known_end = restored.epoch + 1
         self._offsets = dict(restored.offsets)
@@ -288,6 +290,9 @@ class PartitionOwner:
         self._mended = (self._known_end, self._number)
         self._mend_soon()
         return restored
+
+    def _count_restored(self) -> None:
+        self.stats.restored += 1
 
     async def _start_writer(self) -> None:
         async with self._not_in_a_rebalance():

@@ -102,16 +102,21 @@ class Fold:
         self.lineage.claim(record.offset, claim.after)
 
 
-async def restore(state_log: StateLog, claim: Callable[[int | None], Awaitable[lineage.Claim]]) -> Restored:
+async def restore(
+    state_log: StateLog,
+    claim: Callable[[int | None], Awaitable[lineage.Claim]],
+    on_record: Callable[[], None] = lambda: None,
+) -> Restored:
     """The state of the partition, with the own claim on it.
 
-    `claim(after)` writes the claim durably and gives it. Raises OwnershipLost where another agent's claim came first,
-    and TimeoutError where the reading stands still.
+    `claim(after)` writes the claim durably and gives it; `on_record` is told of each record that was read before that.
+    Raises OwnershipLost where another agent's claim came first, and TimeoutError where the reading stands still.
     """
     fold = Fold()
     async with aclosing(state_log.to_end()) as records:
         async for record in records:
             fold.add(record)
+            on_record()
     own = await claim(fold.lineage.epoch)
     epoch = await _read_to_claim(state_log, fold, own)
     if fold.lineage.epoch != epoch:

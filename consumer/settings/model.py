@@ -182,7 +182,8 @@ class Settings(BaseModel):
     termination grace period, which is 30s in Kubernetes."""
     hang_timeout: Annotated[Duration, Field(ge=5)] = 60.0
     """After so long without progress, while Kafka answers, a part that has something to do is begun again; an agent
-    whose event loop is blocked for so long ends with exit code 70, for Kubernetes to start it again."""
+    whose event loop is blocked for so long ends with exit code 70, for Kubernetes to start it again.
+    Must be longer than WPK_WRITE_TIMEOUT."""
     max_command_bytes: Annotated[Size, Field(ge=1024, le=100_000_000)] = 900_000
     """Largest command, package included; a larger one goes to the dead-letter topic. The event that accepts it holds it
     whole, and brokers take records of 1 MB unless told otherwise."""
@@ -235,6 +236,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"WPK_WRITE_TIMEOUT ({self.write_timeout:g}s) must be shorter than "
                 f"WPK_TRANSACTION_TIMEOUT ({self.transaction_timeout:g}s)"
+            )
+        if self.write_timeout >= self.hang_timeout:
+            raise ValueError(
+                f"WPK_WRITE_TIMEOUT ({self.write_timeout:g}s) must be shorter than "
+                f"WPK_HANG_TIMEOUT ({self.hang_timeout:g}s), or a slow write would be taken for one that hangs"
             )
         for field in ("shell_env", "allowed_env"):
             for name in getattr(self, field):

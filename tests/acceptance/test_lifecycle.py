@@ -218,7 +218,7 @@ def blocking(seconds: float) -> dict[str, Any]:
 
 
 async def test_an_agent_whose_loop_is_blocked_says_where_and_ends(user: ForeignUser, variables: dict[str, str]) -> None:
-    async with processes.agent({**variables, "WPK_HANG_TIMEOUT": "5s"}) as agent:
+    async with processes.agent({**variables, "WPK_HANG_TIMEOUT": "5s", "WPK_WRITE_TIMEOUT": "4s"}) as agent:
         user.publish("execute", {"wpk_content": blocking(600)}, key="e1")
         assert await agent.ended() == HUNG
         (last,) = agent.events("agent.hung")

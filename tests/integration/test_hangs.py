@@ -70,7 +70,7 @@ async def _hold_the_polls(member: Member) -> None:
 async def test_a_client_that_hangs_is_replaced_and_commands_are_taken_again(
     apache_kafka: KafkaBroker, prefix: str, members: list[Member], harm: Callable[[Member], Awaitable[None]]
 ) -> None:
-    config = agents.settings(apache_kafka, prefix, hang_timeout=5)
+    config = agents.settings(apache_kafka, prefix, hang_timeout=5, write_timeout=4)
     await agents.create_topics(config)
     async with agents.running(config), agents.user(config) as topics:
         await topics.execute("before", PACKAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 from aiokafka import TopicPartition
@@ -62,3 +63,36 @@ async def test_a_rebalance_in_the_middle_of_a_seek_has_it_done_again() -> None:
 
     assert known == {CommandTopic.EXECUTE: 33}
     assert consumer.positions[EXECUTE] == 33
+
+
+async def test_a_stop_in_a_rebalance_still_gives_what_is_queued_its_time() -> None:
+    graces: dict[str, float] = {}
+
+    class Unwritten:
+        def __init__(self, name: str, *, held: bool) -> None:
+            self.name, self.held, self.owner = name, held, None
+
+        def refuse(self) -> None:
+            pass
+
+        async def written(self) -> None:
+            await asyncio.Event().wait()  # Kafka does not take it now
+
+        def end_within(self, seconds: float) -> None:
+            graces[self.name] = seconds
+
+    async def quiet(within: float) -> bool:
+        return True
+
+    listener = Listener(
+        SimpleNamespace(names=TopicNames("wpk"), mode="at_least_once"),  # type: ignore[arg-type]
+        SimpleNamespace(on_room=lambda callback: None, quiet=quiet, running=0),  # type: ignore[arg-type]
+        Options(session_timeout=10, fetch_max_wait_ms=100, max_command_bytes=1000),
+        Metrics(CollectorRegistry()),
+        SimpleNamespace(),  # type: ignore[arg-type]
+    )
+    listener._lanes = {0: Unwritten("held", held=True), 1: Unwritten("free", held=False)}  # type: ignore[dict-item]
+    listener._stages.stop(2.0)
+    await listener._drain()
+    assert graces["held"] > 0, "it is written when the lane ends, which lets go of the hold first"
+    assert graces["free"] == 0

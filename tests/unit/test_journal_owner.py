@@ -166,6 +166,7 @@ async def test_offsets_are_written_with_the_records_and_kept_in_the_state(house:
     assert writer.batches[-1][1] == {CommandTopic.CONTROL: 3}
     successor, _ = house.build()
     restored = await successor.open()
+    assert successor.stats.restored > 0, "by it is seen that the taking makes progress"
     assert restored.offsets == {CommandTopic.EXECUTE: 5, CommandTopic.CONTROL: 3}
     assert restored.resume_at(CommandTopic.EXECUTE, 9) == 9
     assert restored.resume_at(CommandTopic.EXECUTE, None) == 5

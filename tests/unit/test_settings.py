@@ -213,6 +213,11 @@ def test_a_write_must_be_given_up_before_the_broker_ends_its_transaction() -> No
     assert said == "WPK_WRITE_TIMEOUT (20s) must be shorter than WPK_TRANSACTION_TIMEOUT (15s)"
 
 
+def test_a_write_must_be_given_up_before_it_would_count_as_one_that_hangs() -> None:
+    said = complaint(None, WPK_WRITE_TIMEOUT="60s", WPK_TRANSACTION_TIMEOUT="90s")
+    assert said.startswith("WPK_WRITE_TIMEOUT (60s) must be shorter than WPK_HANG_TIMEOUT (60s)")
+
+
 @pytest.mark.parametrize("name", ["WPK_ALLOWED_ENV", "WPK_SHELL_ENV"])
 @pytest.mark.parametrize("secret", ["KAFKA_SASL_PASSWORD", "WPK_SECRET_TOKEN"])
 def test_secret_variables_can_not_be_handed_to_packages_as_plain_ones(name: str, secret: str) -> None:
