@@ -22,6 +22,7 @@ from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import StepContext
 
 _AT_ONCE = 10
+_GONE = ("not_found", "no_namespace")
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries: kubectl's pause."""
@@ -66,14 +67,22 @@ class Evictor:
         async with beside(self._watch(node, evictions)):
             await together(*(self._one(eviction) for eviction in evictions))
 
-    async def ask(self, verdict: Verdict) -> str | None:
-        """Why the pod could not be evicted now (dry run); None: it could."""
-        async with self._slots:
+    async def ask(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
+        """Which pods would be refused now, by name, and why (dry run). Raises PermanentError where one never can go."""
+        refusals: dict[str, str] = {}
+
+        async def one(verdict: Verdict) -> None:
             try:
-                await self._cluster.evict(verdict.ref, with_uid(self._options, verdict.uid), dry_run=True)
-            except (PermanentError, TemporaryError) as error:
-                return None if error.code in ("not_found", "no_namespace") else str(error)
-        return None
+                async with self._slots:
+                    await self._cluster.evict(verdict.ref, with_uid(self._options, verdict.uid), dry_run=True)
+            except PermanentError as error:
+                if error.code not in _GONE:
+                    raise
+            except TemporaryError as error:
+                refusals[verdict.name] = str(error)
+
+        await together(*(one(verdict) for verdict in verdicts))
+        return refusals
 
     async def _one(self, eviction: Eviction) -> None:
         pause, said = _FIRST_PAUSE, ""
@@ -104,7 +113,7 @@ class Evictor:
             async with self._slots:
                 await self._cluster.evict(verdict.ref, with_uid(self._options, verdict.uid))
         except PermanentError as error:
-            if error.code not in ("not_found", "no_namespace"):
+            if error.code not in _GONE:
                 raise
             eviction.gone.set()
             return

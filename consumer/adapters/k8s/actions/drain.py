@@ -43,10 +43,8 @@ class Drain:
         open_ones = [(ref, item) for ref, item in found if not is_cordoned(item)]
         evictor = Evictor(self.cluster, step, self.config.grace_period)
         wanted = [verdict for verdicts in by_node.values() for verdict in verdicts if verdict.fate == "evict"]
-        refusals = await asyncio.gather(*(evictor.ask(verdict) for verdict in wanted))
-        blocked: list[JsonValue] = [
-            {"pod": verdict.name, "why": why} for verdict, why in zip(wanted, refusals, strict=True) if why is not None
-        ]
+        refusals = await evictor.ask(wanted)
+        blocked: list[JsonValue] = [{"pod": name, "why": refusals[name]} for name in sorted(refusals)]
         evict: list[JsonValue] = [{"pod": v.name, "why": v.why} if v.why else {"pod": v.name} for v in wanted]
         detail: JsonObject = {
             "resource": subject(found),
