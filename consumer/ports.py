@@ -6,10 +6,11 @@ import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, JsonValue
 
+from consumer.workflow.checks import NeedsRights
 from consumer.workflow.facts import Facts
 from consumer.workflow.scope import UNKNOWN, Scope, Unknown
 from schemas.failure import Problem
@@ -21,11 +22,13 @@ __all__ = [
     "Adapter",
     "CommandTopic",
     "Facts",
+    "Intention",
     "Journal",
     "JsonObject",
     "Phase",
     "Plan",
     "Record",
+    "Rights",
     "Scope",
     "StepContext",
     "Stream",
@@ -70,6 +73,8 @@ class StepContext:
     The summary goes into the trail, the record only into the state. Called at most once an attempt; a later attempt
     of the same step keeps the first attempt's record: it holds the state before the step changed anything.
     """
+    requested_by: str | None = None
+    """Who asked for what is done: for the execution, or in the rollback phase for the rollback."""
     captured: JsonObject | None = None
     """The record an earlier attempt of this step captured, if any."""
     originals: Mapping[str, JsonObject] = field(default_factory=dict)
@@ -158,6 +163,34 @@ class Adapter(Protocol):
 
     async def aclose(self) -> None:
         """Ends what the adapter opened."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intention:
+    """A step that is to run, as it is known before the first one does."""
+
+    path: str
+    """Of its config in the package."""
+    config: JsonObject
+    scope: Scope
+    """Outputs and secrets are UNKNOWN."""
+    undone: bool
+    """Whether a rollback would undo it."""
+    goes_on: bool
+    """Whether the package goes on when the step fails."""
+
+
+@runtime_checkable
+class Rights(NeedsRights, Protocol):
+    """What an adapter has besides where steps need rights of their own in the system that they work on."""
+
+    async def preflight(self, steps: Sequence[Intention], requested_by: str | None) -> Sequence[Problem]:
+        """An error for each right that is missing, with paths in the package; what can't be asked is a warning.
+
+        So is what only those steps lack after whose failure the package goes on. Changes nothing. May raise what a step
+        may raise: then nothing is known.
+        """
         ...
 
 

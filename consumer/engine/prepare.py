@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from consumer.engine import permits
 from consumer.engine.execution import Execution
 from consumer.engine.permits import Permit
+from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
 from consumer.ports import JsonObject
 from consumer.workflow import answers, checks, program
@@ -52,6 +53,10 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         permit = None
         if checked.package is not None and not checked.errors:
             permit = permits.of_run(execution.state, checked.package, checked.parameters, services)
+            if not permit.problems and state.status is Status.PENDING:
+                checked = await preflight(state, checked, services)
+                if _ended(execution):
+                    return None
         execution.stage(*decide(execution.state, checked, permit, execution, services))
         if checked.package is None or permit is None or _ended(execution):
             return None

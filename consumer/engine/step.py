@@ -28,6 +28,7 @@ from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
 from schemas.events import EventData
+from schemas.execution import ExecutionState
 from schemas.failure import Failure
 from schemas.wpk import Handler, WorkflowPackage
 
@@ -244,6 +245,7 @@ class StepRunner:
             limits=self._prepared.permit.limits,
             log=log.write,
             capture=self._capture(attempt, log),
+            requested_by=_requester(state, attempt.phase),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
             originals=state.undo if attempt.phase == "rollback" else {},
         )
@@ -316,6 +318,12 @@ class StepRunner:
             return await self._services.strays.run(work, limit, name=name)
         except TooLong as error:
             raise TemporaryError(f"it took longer than its timeout of {limit:g} s", code="timeout") from error
+
+
+def _requester(state: ExecutionState, phase: Phase) -> str | None:
+    """Who asked; for a rollback that nobody asked for, who asked for the execution."""
+    asked = state.rollback.requested_by if phase == "rollback" and state.rollback is not None else None
+    return asked or state.requested_by
 
 
 def _planned(plan: Plan) -> JsonObject:

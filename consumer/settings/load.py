@@ -115,6 +115,7 @@ def _sentence(details: ErrorDetails, origins: Mapping[str, str]) -> str:
 _REMEDIES = {
     "value_error": "{error}",
     "literal_error": "write {expected}",
+    "bool_parsing": "write true or false",
     "int_parsing": "write a whole number",
     "int_type": "write a whole number",
     "int_from_float": "write a whole number",

@@ -33,7 +33,7 @@ _GROUPS = {
     "kubeconfig": "Other services",
     "prometheus_port": "Watching the agent",
 }
-_KINDS = {"int": "number", "str": "text", "Path": "path", "SecretStr": "password"}
+_KINDS = {"bool": "true or false", "int": "number", "str": "text", "Path": "path", "SecretStr": "password"}
 
 
 def reference() -> list[Entry]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jsonschema
 from pydantic import JsonValue, ValidationError
@@ -31,6 +31,18 @@ class Checks(Protocol):
 
     def check(self, config: JsonObject, scope: Scope) -> Sequence[Problem]:
         """All that is wrong with `config`, without I/O; paths are inside `config`."""
+        ...
+
+
+@runtime_checkable
+class NeedsRights(Protocol):
+    """What an adapter has besides where its steps need rights of their own in the system that they work on."""
+
+    def undeclared(self, config: JsonObject, scope: Scope, declared: Sequence[str], *, undone: bool) -> Sequence[str]:
+        """What a package's `required_permissions` lack of what the step needs, in their form. No I/O.
+
+        `undone`: whether a rollback would undo the step.
+        """
         ...
 
 
@@ -181,6 +193,29 @@ def _against(schema: JsonObject, parameters: JsonObject) -> list[Problem]:
     return problems
 
 
+def scope_before(
+    package: WorkflowPackage,
+    parameters: Mapping[str, JsonValue | Unknown],
+    steps: Iterable[str],
+    environment: Mapping[str, str],
+) -> ExecutionScope:
+    """The values that are known before anything runs; the outputs of `steps` may be named."""
+    return ExecutionScope(
+        parameters=parameters,
+        execution_id=UNKNOWN,
+        workflow=package.metadata.name,
+        attempt=UNKNOWN,
+        outputs=dict.fromkeys(steps, UNKNOWN),
+        secrets=UNKNOWN,
+        environment=environment,
+    )
+
+
+def undoes_itself(package: WorkflowPackage) -> bool:
+    """Whether a rollback undoes the steps by what they captured, instead of by steps of its own."""
+    return package.spec.rollback.enabled and not package.spec.rollback.handlers
+
+
 class _Handlers:
     """The checks of both lists of steps."""
 
@@ -196,6 +231,8 @@ class _Handlers:
         self._parameters = parameters
         self._environment = environment
         self._hints, self._hint_work = _MAX_HINTS, _HINT_WORK
+        self._undeclared: dict[str, str] = {}
+        """What `required_permissions` lack, and the first step that needs it."""
 
     def problems(self) -> Iterator[Problem]:
         spec = self._package.spec
@@ -204,6 +241,9 @@ class _Handlers:
         yield from self._list(spec.rollback.handlers, "spec.rollback.handlers", before=run)
         found = values.substitute(dict(spec.outputs), self._scope(run))
         yield from (problem.under("spec.outputs") for problem in found.problems)
+        for permission, step in self._undeclared.items():
+            message = f'lacks "{permission}", which the step "{step}" needs'
+            yield _note("spec.validation.required_permissions", message)
 
     def _list(self, handlers: Sequence[Handler], path: str, before: Sequence[str]) -> Iterator[Problem]:
         """One list; `before` are steps of another list whose outputs may be named."""
@@ -215,16 +255,16 @@ class _Handlers:
             scope = self._scope([*before, *sorted(ancestors)])
             yield from self._handler(handler, here, scope, [*before, *(h.name for h in handlers)])
 
-    def _scope(self, steps: Sequence[str]) -> ExecutionScope:
-        return ExecutionScope(
-            parameters=self._parameters,
-            execution_id=UNKNOWN,
-            workflow=self._package.metadata.name,
-            attempt=UNKNOWN,
-            outputs=dict.fromkeys(steps, UNKNOWN),
-            secrets=UNKNOWN,
-            environment=self._environment,
-        )
+    def _scope(self, steps: Iterable[str]) -> ExecutionScope:
+        return scope_before(self._package, self._parameters, steps, self._environment)
+
+    def _compare(self, handler: Handler, adapter: Checks, scope: Scope, *, undone: bool) -> None:
+        """Notes which rights of the step the package should name and does not; one that names none says nothing."""
+        declared = self._package.spec.validation.required_permissions
+        if declared and isinstance(adapter, NeedsRights):
+            undone = undone and undoes_itself(self._package)
+            for permission in adapter.undeclared(dict(handler.config), scope, declared, undone=undone):
+                self._undeclared.setdefault(permission, handler.name)
 
     def _handler(self, handler: Handler, here: str, scope: ExecutionScope, steps: Sequence[str]) -> Iterator[Problem]:
         adapter = self._adapters.get(handler.type)
@@ -235,6 +275,7 @@ class _Handlers:
             yield Problem(path=f"{here}.type", message=message)
         else:
             yield from (problem.under(f"{here}.config") for problem in adapter.check(dict(handler.config), scope))
+            self._compare(handler, adapter, scope, undone=here.startswith("spec.handlers"))
         if handler.timeout == 0:
             message = "a timeout of 0 ends every attempt at once; leave it out for the agent's default"
             yield Problem(path=f"{here}.timeout", message=message)

@@ -27,6 +27,7 @@ async def steps_on(kubeconfig: Path, namespace: str, home: Path, **settings: obj
 
 def _moved(kubeconfig: Path, namespace: str, path: Path) -> Path:
     """The kubeconfig with another namespace in its contexts."""
+    path.parent.mkdir(exist_ok=True)
     document = yaml.safe_load(kubeconfig.read_text())
     for context in document["contexts"]:
         context["context"]["namespace"] = namespace

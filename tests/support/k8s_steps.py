@@ -51,6 +51,7 @@ class Steps:
     records: dict[str, JsonObject] = field(default_factory=dict)
     """What was captured, by step."""
     summaries: list[str] = field(default_factory=list)
+    requested_by: str | None = None
 
     def context(
         self,
@@ -85,6 +86,7 @@ class Steps:
             dry_run=dry_run,
             first_started_at=datetime.now(UTC),
             limits=self.limits,
+            requested_by=self.requested_by,
             log=log,
             capture=capture,
             captured=captured,

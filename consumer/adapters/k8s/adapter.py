@@ -8,7 +8,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
-from consumer.adapters.k8s import facts
+from consumer.adapters.k8s import facts, preflight
 from consumer.adapters.k8s.actions.apply import Apply
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
@@ -29,10 +29,11 @@ from consumer.adapters.k8s.configs_changes import ApplyConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.configs_metrics import MetricsConfig
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
+from consumer.adapters.k8s.impersonation import ForRequester, acting_for
 from consumer.adapters.k8s.prometheus import Prometheus
 from consumer.adapters.k8s.undo import Undo
-from consumer.errors import ConfigError
-from consumer.ports import Action, Facts, JsonObject, Plan, Scope, StepContext
+from consumer.errors import ConfigError, PermanentError
+from consumer.ports import Action, Facts, Intention, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from consumer.workflow.scope import may_be_secret
 from schemas.failure import Problem
@@ -43,8 +44,10 @@ class K8sAdapter:
 
     name = "k8s"
 
-    def __init__(self, cluster: Cluster, prometheus: Prometheus | None = None) -> None:
+    def __init__(self, cluster: Cluster, prometheus: Prometheus | None = None, *, impersonate: bool = False) -> None:
+        """`impersonate`: steps act in the cluster as who asked for them."""
         self._cluster = cluster
+        self._impersonate = impersonate
         self._actions: dict[type[ActionConfig], Callable[..., Action]] = {
             **_ACTIONS,
             MetricsConfig: partial(Metrics, prometheus=prometheus),
@@ -71,20 +74,34 @@ class K8sAdapter:
         if problems:
             raise ConfigError(problems)
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
-        make = self._actions[type(bound)]
+        make = partial(self._actions[type(bound)], config=bound)
         if isinstance(bound, _KEEPING):
-            return make(cluster=self._cluster, config=bound, private=_holds_secret(full, scope))
-        return make(cluster=self._cluster, config=bound)
+            make = partial(make, private=_holds_secret(full, scope))
+        return ForRequester(self._cluster, make) if self._impersonate else make(cluster=self._cluster)
 
     def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
         """What the step touches, for the policy."""
         return [facts.of(config, scope)]
 
+    def undeclared(self, config: JsonObject, scope: Scope, declared: Sequence[str], *, undone: bool) -> list[str]:
+        return preflight.undeclared(config, scope, declared, undone=undone)
+
+    async def preflight(self, steps: Sequence[Intention], requested_by: str | None) -> list[Problem]:
+        try:
+            cluster = self._cluster_for(requested_by)
+        except PermanentError as error:
+            return [Problem(path="requested_by", message=str(error))]
+        return await preflight.Preflight(cluster).check(steps)
+
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
-        return await Undo(self._cluster, step, dry_run=True).plan(record)
+        return await Undo(self._cluster_for(step.requested_by), step, dry_run=True).plan(record)
 
     async def undo(self, record: JsonObject, step: StepContext) -> JsonObject:
-        return await Undo(self._cluster, step, dry_run=False).run(record)
+        return await Undo(self._cluster_for(step.requested_by), step, dry_run=False).run(record)
+
+    def _cluster_for(self, requested_by: str | None) -> Cluster:
+        """As who asked sees it. Raises PermanentError where that can't be told."""
+        return acting_for(self._cluster, requested_by) if self._impersonate else self._cluster
 
     async def aclose(self) -> None:
         await self._cluster.aclose()

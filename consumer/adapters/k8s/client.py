@@ -8,11 +8,12 @@ a change only where it certainly was not carried out (429, 401, a connection tha
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
@@ -62,27 +63,48 @@ class _BrokenAnswer(TemporaryError):
     """The connection was lost while an answer was read."""
 
 
+@dataclass(slots=True)
+class _Link:
+    """What all views of a cluster share."""
+
+    connector: Connector
+    connection: Connection | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    kinds: dict[str, kinds.Kind] = field(default_factory=dict)
+    """Those found by discovery, by the word they were asked for."""
+
+
 class Cluster:
     """One cluster, connected on first use. Shared by all steps; safe for concurrent use in one event loop."""
 
     def __init__(self, connector: Connector) -> None:
-        self._connector = connector
-        self._connection: Connection | None = None
-        self._lock = asyncio.Lock()
-        self._kinds: dict[str, kinds.Kind] = {}
+        self._link = _Link(connector)
+        self._user: str | None = None
+
+    def acting_as(self, user: str) -> Cluster:
+        """The same cluster and connection, with every request made as another user (Impersonate-User)."""
+        view = copy.copy(self)
+        view._user = user
+        return view
+
+    def as_itself(self) -> Cluster:
+        """The same with the agent's own rights, for what is the agent's own."""
+        view = copy.copy(self)
+        view._user = None
+        return view
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        connection, self._connection = self._connection, None
+        connection, self._link.connection = self._link.connection, None
         if connection is not None:
             await connection.api.close()
 
     async def connection(self) -> Connection:
         """The open connection. Raises PermanentError `no_cluster`."""
-        async with self._lock:
-            if self._connection is None:
-                self._connection = await self._connector.connect()
-            return self._connection
+        async with self._link.lock:
+            if self._link.connection is None:
+                self._link.connection = await self._link.connector.connect()
+            return self._link.connection
 
     # --- objects ---------------------------------------------------------------------------------------------
 
@@ -200,9 +222,9 @@ class Cluster:
 
     async def kind(self, word: str) -> kinds.Kind:
         """The kind that a user calls `word`, built in or found by discovery. Raises PermanentError."""
-        known = kinds.built_in(word) or self._kinds.get(word)
+        known = kinds.built_in(word) or self._link.kinds.get(word)
         if known is None:
-            known = self._kinds[word] = await discover(self, word)
+            known = self._link.kinds[word] = await discover(self, word)
         return known
 
     # --- requests --------------------------------------------------------------------------------------------
@@ -270,11 +292,12 @@ class Cluster:
     async def _once(self, connection: Connection, call: Call) -> ClientResponse:
         import aiohttp  # noqa: PLC0415 - comes with the library, which is imported lazily
 
+        acting = {} if self._user is None else {"Impersonate-User": self._user}
         response: ClientResponse = await connection.api.call_api(
             call.path,
             call.method,
             query_params=list(call.query),
-            header_params={"Accept": "application/json", "Content-Type": call.content_type},
+            header_params={"Accept": "application/json", "Content-Type": call.content_type, **acting},
             body=call.body,
             auth_settings=["BearerToken"],
             _preload_content=False,

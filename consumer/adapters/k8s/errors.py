@@ -83,8 +83,9 @@ class _Refusal:
 _REFUSALS = (
     _Refusal(
         frozenset({403}),
-        re.compile(r"cannot impersonate resource"),
-        "forbidden",
+        # From 1.35 the text names the verb impersonate:user-info; impersonate is enough there too.
+        re.compile(r"cannot impersonate\S* resource"),
+        "impersonation_forbidden",
         "{subject}: the agent may not act as its requester: {text}; grant the agent the verb impersonate on users",
     ),
     _Refusal(
@@ -124,7 +125,7 @@ _REFUSALS = (
     _Refusal(
         frozenset({403}),
         # What RBAC says always names who may not: `User "x" cannot patch resource "deployments" …`.
-        re.compile(r"^(?!.*\bcannot \w+ (?:resource|path)\b).*is forbidden: \S"),
+        re.compile(r"^(?!.*\bcannot \S+ (?:resource|path)\b).*is forbidden: \S"),
         "admission_denied",
         "{subject}: the cluster's admission refuses it: {text}; change what it objects to, no right of the agent helps",
     ),

@@ -92,6 +92,7 @@ EVENT = Kind("Event", "events")
 SECRET = Kind("Secret", "secrets")
 NODE = Kind("Node", "nodes", namespaced=False)
 JOB = Kind("Job", "jobs", "batch")
+CRON_JOB = Kind("CronJob", "cronjobs", "batch")
 DEPLOYMENT = Kind("Deployment", "deployments", "apps")
 STATEFULSET = Kind("StatefulSet", "statefulsets", "apps")
 DAEMONSET = Kind("DaemonSet", "daemonsets", "apps")
@@ -124,7 +125,7 @@ _BUILT_IN: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind("ServiceAccount", "serviceaccounts"), ("sa",)),
     (Kind("ResourceQuota", "resourcequotas"), ("quota",)),
     (Kind("LimitRange", "limitranges"), ("limits",)),
-    (Kind("CronJob", "cronjobs", "batch"), ("cj",)),
+    (CRON_JOB, ("cj",)),
     (Kind("Ingress", "ingresses", "networking.k8s.io"), ("ing",)),
     (Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io"), ("netpol",)),
     (Kind("HorizontalPodAutoscaler", "horizontalpodautoscalers", "autoscaling", "v2"), ("hpa",)),

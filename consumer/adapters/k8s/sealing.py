@@ -77,6 +77,7 @@ def _name_of(key: bytes) -> str:
 
 
 async def _key(cluster: Cluster, *, make: bool, dry_run: bool = False) -> bytes:
+    cluster = cluster.as_itself()  # whoever the step acts as may not read the key
     namespace = (await cluster.connection()).namespace
     ref = kinds.Ref(kinds.SECRET, namespace, KEY_NAME)
     try:
