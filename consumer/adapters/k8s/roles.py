@@ -62,8 +62,8 @@ ROLES = (
     Role(
         name="wpk-agent-change",
         purpose=(
-            "create, apply, delete, patch, annotate and label of workloads, configmaps and services, and jobs. Who may make "
-            "pods may use every service account and secret of their namespace."
+            "create, apply, delete, patch, annotate and label of workloads, configmaps and services, and jobs. Who may "
+            "make pods may use every service account and secret of their namespace."
         ),
         steps=(
             *((action, _PLAIN) for action in ("create", "apply", "delete")),
