@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
+from consumer.adapters.k8s import fields
 from consumer.ports import JsonObject
 from tests.support.control_plane.manifests import Object, job, pod, workload
-from tests.support.oracle import NAME, PROPERTY, Oracle, Row
+from tests.support.oracle import NAME, PROPERTY, Oracle, Row, Said
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
 
@@ -435,7 +437,67 @@ async def widgets(oracle: Oracle) -> None:
     await oracle.kubectl("wait", f"crd/widgets.{GROUP}", "--for=condition=Established", "--timeout=60s")
 
 
-ROWS = [*restarts(), *scales(), *rollbacks(), *marks(), *patches(), *deletions(), *waits(), *rollouts()]
+# --- the verbs that read ---------------------------------------------------------------------------------------------
+
+
+def _lines(_: JsonObject, lines: list[str]) -> str:
+    return "\n".join(lines)
+
+
+def _prefixed(_: JsonObject, lines: list[str]) -> str:
+    """`pod/container: line` as kubectl's --prefix has it."""
+    return "\n".join(re.sub(r"^([^:]+): ", r"[pod/\1] ", line) for line in lines)
+
+
+def reads() -> Iterator[Row]:
+    talks = {"log": "{container} says so", "log-repeat": 3}
+    ready, ran = (
+        "wait pod/NAME --for=condition=Ready --timeout=60s",
+        "{.status.containerStatuses[0].lastState.terminated}",
+    )
+    several = pod(NAME, wishes=talks, initContainers=[{"name": "first", "image": "app:1"}])
+    several["spec"]["containers"].append({"name": "side", "image": "app:1"})
+    job_of = job(NAME, wishes=talks)
+    ended = "wait job/NAME --for=condition=Complete --timeout=60s"
+    crash = pod(NAME, image="app:crash", wishes=talks)
+    cases: list[tuple[str, str, Object | None, str, str, JsonObject, Said | None, str]] = [
+        ("pod", "whole", pod(NAME, wishes=talks), ready, "", {}, _lines, ""),
+        ("pod", "newest lines", pod(NAME, wishes=talks), ready, "--tail=2", {"lines": 2}, _lines, ""),
+        ("pod", "since", pod(NAME, wishes=talks), ready, "--since=1h", {"since": "1h"}, _lines, ""),
+        ("pod", "one container", several, ready, "-c side", {"container": "side"}, _lines, ""),
+        ("pod", "init container", several, ready, "-c first", {"container": "first"}, _lines, ""),
+        ("pod", "all containers", several, ready, "--all-containers --prefix", {}, _prefixed, ""),
+        ("pod", "previous", crash, ran, "-p", {"previous": True}, _lines, ""),
+        ("job", "whole", job_of, ended, "", {}, _lines, ""),
+        ("pod", "missing", None, "", "", {}, None, "not_found"),
+        ("pod", "no such container", pod(NAME), ready, "-c other", {"container": "other"}, None, "not_found"),
+    ]
+    for kind, case, given, before, flags, config, said, code in cases:
+        yield Row(
+            verb="logs",
+            kind=kind,
+            case=case,
+            given=() if given is None else (given,),
+            before=(before,) if before else (),
+            kubectl=f"logs {kind}/NAME {flags}",
+            step={"action": "logs", "resource_type": kind, "name": NAME, **config},
+            left="-",
+            said=said,
+            refused=code,
+        )
+    for verb, kind, code in (("get", "pod", "not_found"), ("get", "gadget", "unknown_kind")):
+        yield Row(
+            verb=verb,
+            kind=kind,
+            case="missing",
+            kubectl=f"{verb} {kind} NAME",
+            step={"action": verb, "resource_type": kind, "name": NAME},
+            left="-",
+            refused=code,
+        )
+
+
+ROWS = [*restarts(), *scales(), *rollbacks(), *marks(), *patches(), *deletions(), *waits(), *rollouts(), *reads()]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
@@ -447,6 +509,63 @@ async def test_the_adapter_does_what_kubectl_does(row: Row, oracle: Oracle, reco
         said = await oracle.hold(row)
     finally:
         record_property(PROPERTY, (row, said))
+
+
+PATHS = (
+    "{.kind}",
+    "{.spec.replicas}",
+    "{.spec.template.spec.containers[0].image}",
+    "{.spec.template.spec.containers[-1].name}",
+    "{.spec.template.spec.containers[*].name}",
+    "{.spec.template.spec.containers[0:1].name}",
+    "{.spec.template.spec.containers[1:].name}",
+    "{.spec.template.spec.containers[0:3:2].name}",
+    "{.spec.template.spec.containers[0,2].name}",
+    "{.spec.template.spec.containers[0]['name','image']}",
+    '{.spec.template.spec.containers[?(@.name=="side")].image}',
+    '{.spec.template.spec.containers[?(@.name!="side")].name}',
+    "{.spec.template.spec.containers[?(@.env)].name}",
+    '{.spec.template.spec.containers[?(@.image>="app:2")].name}',
+    "{.spec.template.spec.containers[?(@.ports[0].containerPort>80)].name}",
+    "{.spec.template.spec.containers[?(@.ports[0].containerPort==80)].name}",
+    "{.spec.template.spec.containers[*].ports[*].containerPort}",
+    "{..containerPort}",
+    "{.spec..image}",
+    "{.spec.template.metadata.labels.app}",
+    "{.spec.template.metadata.labels}",
+    r"{.metadata.annotations.example\.org/owner}",
+    r"{.metadata.annotations['example\.org/owner']}",
+    "{['metadata.name','spec.replicas']}",
+    "{.spec.nothing.at.all}",
+    "{.spec.template.spec.containers[?(@.name=='absent')].image}",
+    "{.spec.paused}",
+)
+
+
+async def test_a_path_reads_what_kubectl_reads(oracle: Oracle, record_property: Recorder) -> None:
+    row = Row(verb="get", kind="deployment", case=f"{len(PATHS)} JSONPaths", kubectl="", step={}, left="-")
+    item = empty("deployment", paused=True)
+    item["metadata"]["annotations"] = {"example.org/owner": "core"}
+    more = [{"name": "side", "image": "app:2", "ports": [{"containerPort": 8080}]}, {"name": "last", "image": "app:3"}]
+    containers = item["spec"]["template"]["spec"]["containers"]
+    containers[0] |= {"ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "b"}]}
+    containers += more
+    try:
+        await oracle.make(row.named(item))
+        template = '{"\\n"}'.join(PATHS)
+        said = await oracle.kubectl("-n", oracle.ours, "get", "deployment", row.name, "-o", f"jsonpath={template}")
+        config: JsonObject = {"action": "get", "resource_type": "deployment", "name": row.name}
+        found = [(await oracle.steps.run({**config, "field": path}))["value"] for path in PATHS]
+        assert dict(zip(PATHS, map(printed, found), strict=True)) == dict(zip(PATHS, said.split("\n"), strict=True))
+    finally:
+        record_property(PROPERTY, (row, ("", "")))
+
+
+def printed(value: JsonValue) -> str:
+    """The value as kubectl prints it; several ones with a space between."""
+    if value is None:
+        return ""
+    return " ".join(map(fields.text_of, value)) if isinstance(value, list) else fields.text_of(value)
 
 
 def test_each_row_has_a_name_of_its_own() -> None:

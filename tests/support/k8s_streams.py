@@ -73,8 +73,9 @@ async def log(
     await response.prepare(request)
     sent = max(0, len(lines) - int(query.get("tailLines") or len(lines)))
     while True:
-        for line in lines[sent:]:
-            await response.write(line.encode() + b"\n")
+        for number, line in enumerate(lines[sent:], sent):
+            stamp = f"2026-01-01T00:00:00.{number:09d}Z " if query.get("timestamps") == "true" else ""
+            await response.write(f"{stamp}{line}\n".encode())
         sent = len(lines)
         closing = request.transport is None or request.transport.is_closing()
         if query.get("follow") != "true" or store.get("Pod", key[0], key[1]) is None or closing:

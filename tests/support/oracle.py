@@ -28,7 +28,7 @@ Object = dict[str, Any]
 NAME = "NAME"
 #: Differs from object to object and from run to run; the status comes in its own time.
 _OWN = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "deletionTimestamp", "status"}
-#: What kubectl gets from a row of logs, and the adapter's output and lines.
+#: From the adapter's output and lines to what kubectl prints.
 Said = Callable[[JsonObject, list[str]], str]
 
 
@@ -50,7 +50,7 @@ class Row:
     refused: str = ""
     """The code of the adapter's refusal, where both refuse."""
     said: Said | None = None
-    """What the adapter said in kubectl's words, where that is compared."""
+    """What the adapter said in kubectl's words, where that is compared; in any order of the lines."""
 
     @property
     def name(self) -> str:
@@ -107,7 +107,8 @@ class Oracle:
             assert not isinstance(theirs, KubectlFailed), f"kubectl refuses: {theirs}"
             assert not isinstance(ours, StepError), f"the adapter refuses what kubectl does: {ours.code}: {ours}"
             if row.said is not None:
-                assert row.said(ours, self.steps.output) == theirs
+                said = row.said(ours, self.steps.output)
+                assert sorted(said.splitlines()) == sorted(theirs.splitlines())
         await self._same(row)
         return (_one_line(theirs.error), _one_line(str(ours))) if isinstance(theirs, KubectlFailed) else ("", "")
 

@@ -35,6 +35,23 @@ ITEM: JsonValue = {
         ("spec.containers[7]", None),
         ("spec.containers.name", None),
         (".", ITEM),
+        ("spec.containers[0:1].name", ["a"]),
+        ("spec.containers[-1:].name", ["b"]),
+        ("spec.containers[::2].name", ["a"]),
+        ("spec.containers[0]['name','image']", ["a", "a:1"]),
+        ("spec.containers[1,0].name", ["b", "a"]),
+        ("spec['containers.name']", None),
+        ("['spec.replicas','metadata.annotations']", [3, {"a.b/c": "x"}]),
+        ("..image", ["a:1", "b:1"]),
+        ("spec..name", ["a", "b"]),
+        ("..[0].type", ["Ready"]),
+        ('status.conditions[?(@.type!="Ready")].type', "Available"),
+        ("status.conditions[?(@.reason)].type", None),
+        ("status.conditions[?(@.status)].type", ["Ready", "Available"]),
+        ("status.conditions[?(@.type==@.status)].type", None),
+        ("spec.containers[?(@['name']>\"a\")].image", "b:1"),
+        ("[?(@.replicas>=3)].replicas", 3),
+        ("[?(@.replicas<10)].replicas", 3),
     ],
 )
 def test_a_path_names_its_value(path: str, value: JsonValue) -> None:
@@ -42,7 +59,18 @@ def test_a_path_names_its_value(path: str, value: JsonValue) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["spec..replicas", "spec[", "spec['a", "{.spec", "spec replicas]", "{range .items[*]}"]
+    "path",
+    [
+        "spec..",
+        "spec[1:2:0]",
+        "spec[?(replicas==3)]",
+        "spec[,]",
+        "spec[",
+        "spec['a",
+        "{.spec",
+        "spec replicas]",
+        "{range .items[*]}",
+    ],
 )
 def test_what_is_no_path_is_refused_with_the_remedy(path: str) -> None:
     with pytest.raises(ValueError, match=r"is no field path .* write a path like"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.k8s.following import Position
+from consumer.adapters.k8s.loglines import Position
 
 
 def stamp(nanoseconds: int) -> str:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters.k8s import errors, kinds, rollout
-from consumer.adapters.k8s.actions.logs import split_lines
 from consumer.adapters.k8s.actions.wait import test_of as condition_test
 from consumer.adapters.k8s.connect import Connector
+from consumer.adapters.k8s.loglines import split_lines
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject
 

@@ -35,11 +35,13 @@ class LogsConfig(SelectingConfig):
     previous: bool = False
     """Of the container's run before the present one: what it said before it crashed."""
     container: Name | None = None
-    """Else all containers of each pod."""
+    """Else all containers of each pod, the init containers first."""
     since: Duration | None = None
     """Only lines younger than this."""
     follow: bool = False
-    """Go on with new lines until the containers end (or the step's timeout)."""
+    """Go on with new lines until the containers end, or for `duration`; the step's timeout is a failure."""
+    duration: Duration | None = None
+    """How long to follow; the step ends well then."""
 
 
 class EventsConfig(SelectingConfig):
@@ -302,6 +304,12 @@ def conflicts(config: JsonObject) -> list[Problem]:
     return problems + (own(given, config) if own is not None else [])
 
 
+def _of_logs(given: set[str], config: JsonObject) -> list[Problem]:
+    if "duration" in given and config.get("follow") in (None, False):
+        return [Problem(path="duration", message="is how long to follow; give follow: true too, or since for the past")]
+    return []
+
+
 def _of_scale(given: set[str], config: JsonObject) -> list[Problem]:
     if len(given & {"replicas", "scale_factor"}) != 1:
         return [Problem(path="replicas", message="give replicas or scale_factor, one of them")]
@@ -322,6 +330,7 @@ def _of_marks(given: set[str], config: JsonObject) -> list[Problem]:
 
 #: What can be wrong between an action's own fields.
 _OWN_CONFLICTS: dict[str, Callable[[set[str], JsonObject], list[Problem]]] = {
+    "logs": _of_logs,
     "scale": _of_scale,
     "annotate": _of_marks,
     "label": _of_marks,

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from consumer.adapters.k8s import errors, kinds, rollout, targets
-from consumer.adapters.k8s.actions.logs import split_lines
 from consumer.adapters.k8s.client import Call, Cluster
+from consumer.adapters.k8s.loglines import Position, split_lines
 from consumer.adapters.k8s.watching import Scene, State, until
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject
@@ -25,40 +25,6 @@ _LONGEST_PAUSE = 5.0
 _AT_ONCE = 20
 
 Say = Callable[[str], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Position:
-    """How far a log was read: the last line's time stamp, and how many lines had just that one."""
-
-    stamp: str = ""
-    count: int = 0
-    _skip: int = 0
-
-    def opened(self) -> None:
-        """The log is read anew, from `stamp` on."""
-        self._skip = self.count
-
-    def takes(self, line: str) -> str | None:
-        """The text of a line with its stamp; None where it was taken before."""
-        stamp, _, text = line.partition(" ")
-        order, last = _order(stamp), _order(self.stamp)
-        if order < last:
-            return None
-        if order > last:
-            self.stamp, self.count, self._skip = stamp, 1, 0
-            return text
-        if self._skip > 0:
-            self._skip -= 1
-            return None
-        self.count += 1
-        return text
-
-
-def _order(stamp: str) -> tuple[str, str]:
-    """What RFC 3339 stamps can be compared by: they come without the zeros at their end."""
-    seconds, _, rest = stamp.removesuffix("Z").partition(".")
-    return seconds, rest.ljust(9, "0")
 
 
 @dataclass(slots=True)
