@@ -78,10 +78,15 @@ async def log(
             await response.write(f"{stamp}{line}\n".encode())
         sent = len(lines)
         closing = request.transport is None or request.transport.is_closing()
-        if query.get("follow") != "true" or store.get("Pod", key[0], key[1]) is None or closing:
+        if query.get("follow") != "true" or closing or _is_over(store.get("Pod", key[0], key[1])):
             return response
         following.set()
         await _wait(store, store.version, 0.1)  # new lines come without a version
+
+
+def _is_over(pod: Object | None) -> bool:
+    """Whether nothing more will be written."""
+    return pod is None or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _log_lines(controllers: Controllers, pod: Object, query: dict[str, str]) -> tuple[list[str], tuple[str, str, str]]:
