@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import groupby
 
 from consumer.engine.execution import Execution
@@ -43,7 +43,7 @@ class StepLog:
         self._lines: list[tuple[Stream, LogLine]] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._under_way: deque[Awaitable[None]] = deque(maxlen=_UNDER_WAY)
+        self._under_way: deque[asyncio.Future[None]] = deque()
         self.closed = False
         """Set when the attempt has its end; what comes later is dropped."""
 
@@ -59,8 +59,8 @@ class StepLog:
         self._left -= size
         self._add(stream, self._mask(text), size)
         if len(self._lines) >= BATCH_LINES or self._bytes >= BATCH_BYTES:
-            if len(self._under_way) == _UNDER_WAY:
-                await self._under_way[0]
+            while self._full():
+                await asyncio.wait([self._under_way[0]])
             self.publish()
             await self._execution.journal.backlog()
 
@@ -75,7 +75,20 @@ class StepLog:
         self._lines.append((stream, LogLine(time=self._execution.now(), text=text)))
         self._bytes += size
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BATCH_AGE, self.publish)
+            self._timer = asyncio.get_running_loop().call_later(BATCH_AGE, self._publish_old)
+
+    def _full(self) -> bool:
+        """Whether as many batches wait to be written as may."""
+        while self._under_way and self._under_way[0].done():
+            self._under_way.popleft()
+        return len(self._under_way) >= _UNDER_WAY
+
+    def _publish_old(self) -> None:
+        """The first line has waited long enough, unless the journal is behind: then more lines make one batch."""
+        if self._full() and self._execution.journal.alive:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_AGE, self._publish_old)
+        else:
+            self.publish()
 
     def publish(self) -> None:
         """Writes what is gathered. It is durable with the next thing that is awaited: the journal keeps the order."""
@@ -95,7 +108,7 @@ class StepLog:
                     lines=tuple(line for _, line in group),
                 )
             )
-        self._under_way.append(self._execution.flush())
+        self._under_way.append(asyncio.ensure_future(self._execution.flush()))
 
     def close(self) -> None:
         """Writes the rest, and says how much was dropped."""

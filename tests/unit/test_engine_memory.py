@@ -12,13 +12,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.clock import SystemClock
+from consumer.engine import logs
 from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
 from consumer.engine.partition import Partition
 from consumer.engine.services import Services
 from consumer.policy.load import OPEN
+from consumer.ports import Topic
 from consumer.telemetry.metrics import Metrics
-from schemas import snapshot
+from schemas import events, snapshot
 from schemas.events import Status
 from schemas.execution import ExecutionState, StepState, StepStatus
 from tests.support.engine_house import house, load, package, probe_module, step
@@ -193,6 +195,29 @@ async def test_a_step_that_prints_without_end_waits_so_that_others_are_not_behin
     task.cancel()
     await asyncio.wait([task])
     journal.kill()
+
+
+async def test_a_step_that_prints_slowly_does_not_pass_by_the_bound_of_what_waits_to_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "BATCH_AGE", 0.0)
+    journal = MemoryJournal()
+    journal.stall()
+    state = ExecutionState(execution_id="e1", status=Status.RUNNING, seq=1)
+    execution = Execution("e1", state, journal, services())
+    log = StepLog(execution, step="a", phase="run", attempt=1, mask=str, max_bytes=1 << 30)
+    for number in range(100):
+        await log.write("stdout", f"line {number}")
+        for _ in range(3):
+            await asyncio.sleep(0)  # the line is older than a batch becomes
+    assert journal.appended == 16, "Kafka is away: what is printed meanwhile goes in one batch"
+    log.close()
+    assert journal.appended == 17, "the end of an attempt has all of its lines before it"
+    journal.resume()
+    await execution.flush()
+    found = [events.decode(r.value or b"") for r in journal.records(Topic.LOGS)]
+    lines = [line.text for each in found if isinstance(each.data, events.LogLines) for line in each.data.lines]
+    assert lines == [f"line {number}" for number in range(100)]
 
 
 async def test_a_partition_that_holds_much_is_taken_without_standing_still_and_runs_nothing_before_all_is_known(
