@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
+import orjson
+
 from consumer.intake.decode import RawRecord
 from consumer.ports import CommandTopic
 
@@ -46,6 +48,10 @@ class Inbox:
         self._expected[record.role] = record.offset + 1
         self._queues[record.role].append((time.monotonic(), record))
         self._bytes[record.role] += len(record.value or b"")
+
+    def rewind(self, role: CommandTopic, offset: int) -> None:
+        """The topic begins anew at that offset, lower than what was taken: its records are others."""
+        self._expected[role] = offset
 
     def next_offset(self, role: CommandTopic) -> int | None:
         """The next offset to be fetched; None where that is the topic's beginning, since nothing was ever consumed."""
@@ -91,8 +97,18 @@ class Inbox:
             self._put_off = dict.fromkeys(self._put_off, 0.0)  # it may have been what others wait for
 
     def holds(self, execution_id: str) -> bool:
-        """Whether an execute command that seems to have that id waits here."""
+        """Whether an execute command with that id waits here."""
         name = execution_id.encode()
         return any(
-            record.key == name or name in (record.value or b"") for _, record in self._queues[CommandTopic.EXECUTE]
+            record.key == name or (name in (record.value or b"") and _names(record.value, execution_id))
+            for _, record in self._queues[CommandTopic.EXECUTE]
         )
+
+
+def _names(value: bytes | None, execution_id: str) -> bool:
+    """Whether the command is for that execution: the id may also be part of another one, or of the package."""
+    try:
+        command = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(command, dict) and command.get("execution_id") == execution_id

@@ -112,6 +112,10 @@ class Lane:
             self._inbox.push(record)
             self.wake.set()
 
+    def rewind(self, role: CommandTopic, offset: int) -> None:
+        """The topic was made anew, or became shorter: it goes on at that offset."""
+        self._inbox.rewind(role, offset)
+
     def next_offset(self, role: CommandTopic) -> int | None:
         """The next offset to be fetched; None where that is the topic's beginning, since nothing was ever consumed."""
         return self._inbox.next_offset(role)
@@ -284,7 +288,7 @@ class Lane:
             unknown = self._unknown(partition, incoming)
             if unknown is not None and self._may_wait(record, unknown):
                 continue
-            awaited = unknown is not None and self._may_come(unknown)
+            awaited = unknown is not None and self._inbox.holds(unknown)
             await owner.backlog()
             await self._supervisor.take(partition, incoming, awaited=awaited)
             self._inbox.done(record)
@@ -328,7 +332,3 @@ class Lane:
             self._inbox.put_off_again(record.role, _LOOK_SECONDS)
             return True
         return False
-
-    def _may_come(self, execution_id: str) -> bool:
-        """Whether the execute command of that name waits here, or may wait on the topic, of which more is there."""
-        return self._inbox.full(CommandTopic.EXECUTE) or self._inbox.holds(execution_id)

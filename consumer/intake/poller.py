@@ -93,6 +93,7 @@ class Poller:
         lane = self._lanes.get(tp.partition)
         if lane is None:
             return
+        self._look_for_a_topic_made_anew(lane, tp, records)
         for record in records:
             lane.push(
                 RawRecord(
@@ -106,6 +107,18 @@ class Poller:
                     headers=tuple(record.headers),  # type: ignore[attr-defined]
                 )
             )
+
+    def _look_for_a_topic_made_anew(self, lane: Lane, tp: TopicPartition, records: Collection[object]) -> None:
+        """Where the topic has become shorter than what was taken of it the client goes to its beginning silently.
+
+        All that is there is taken then: ids make a repetition harmless, a command that is passed over is lost.
+        """
+        expected, end = lane.next_offset(self._roles[tp.topic]), self._consumer.highwater(tp)
+        first = min((record.offset for record in records), default=None)  # type: ignore[attr-defined]
+        if expected is None or first is None or end is None or first >= expected or end >= expected:
+            return
+        _log.error("commands.topic_shorter", topic=tp.topic, partition=tp.partition, expected=expected, end=end)
+        lane.rewind(self._roles[tp.topic], first)
 
     def _regulate(self) -> None:
         """Pauses what is full or not yet owned, and resumes the rest."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +20,7 @@ from consumer.intake.poller import Poller
 from consumer.intake.stillness import LOOK_SECONDS, Stillness
 from consumer.journal.owner import Stats
 from consumer.journal.topics import TopicNames
+from consumer.ports import CommandTopic
 from consumer.telemetry.health import Health
 from consumer.telemetry.metrics import Metrics
 from tests.support.eventually import eventually
@@ -169,6 +171,34 @@ async def test_what_worked_for_long_is_begun_anew_as_if_for_the_first_time(shift
         lookout.hung({0: sick})  # type: ignore[dict-item]
         shift(FORGET_SECONDS + 1)
         lookout.hung({0: sick})  # type: ignore[dict-item]
+
+
+# --- a topic that was made anew ---
+
+
+@pytest.mark.parametrize(("end", "taken"), [(3, [0, 1, 2]), (1003, [])], ids=["made anew", "delivered again"])
+async def test_of_a_topic_that_was_made_anew_all_is_taken_and_of_one_that_was_not_nothing_twice(
+    end: int, taken: list[int]
+) -> None:
+    tp = TopicPartition("wpk.commands.execute", 0)
+    consumer = SimpleNamespace(highwater=lambda asked: end)
+    going_on = lane(owner(), active=True)
+    going_on._inbox.expect({CommandTopic.EXECUTE: 1000})
+    poller = Poller(
+        SimpleNamespace(consumer=consumer),  # type: ignore[arg-type]
+        {0: going_on},
+        {tp.topic: CommandTopic.EXECUTE},
+        OPTIONS,
+        Health(SimpleNamespace),  # type: ignore[arg-type,return-value]
+        Metrics(CollectorRegistry()),
+    )
+    poller._hand_over(tp, [SimpleNamespace(offset=n, timestamp=n, key=None, value=b"{}", headers=()) for n in range(3)])
+    found = []
+    while (record := going_on._inbox.head(room=True)) is not None:
+        found.append(record.offset)
+        going_on._inbox.done(record)
+    assert found == taken
+    assert going_on.next_offset(CommandTopic.EXECUTE) == (3 if taken else 1000)
 
 
 # --- Kafka is away when the group is to be joined ---

@@ -298,6 +298,19 @@ async def test_a_cancel_for_a_command_that_waits_for_room_is_kept_for_it() -> No
         ]
 
 
+async def test_a_cancel_for_an_id_that_nothing_here_has_is_refused_while_the_agent_is_full_too() -> None:
+    async with bench(Limits(max_executions=1, max_waiting=1)) as b:
+        b.execute(0, "first", "1h", at=1)
+        await b.until("first", "step.started")
+        await eventually(lambda: not b.supervisor.room.is_set())
+        for offset in range(1, QUEUE_RECORDS + 1):
+            b.execute(offset, f"e{offset}x", "1h", at=2)
+        assert b.lane.full(CommandTopic.EXECUTE)
+        b.cancel(0, "e1", at=3)  # a part of an id that waits, but no id
+        await b.until("e1", "command.rejected")
+        assert "execution.cancelling" not in b.names("e1"), "it would end a later execution of that id"
+
+
 async def test_what_makes_room_is_not_held_up_by_commands_for_what_has_no_room() -> None:
     async with bench(Limits(max_executions=1, max_waiting=1)) as b:
         b.execute(0, "first", "1h", at=1)
