@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping
 from datetime import datetime
@@ -35,6 +36,11 @@ MAX_TEXT = 16_000
 _DISCREET = ("httpx", "httpcore", "kubernetes_asyncio", "aiohttp", "urllib3")
 #: They tell of each connection and rebalance: one step less than the agent itself.
 _TALKATIVE = ("aiokafka", "asyncio")
+#: In an outage each of its clients says the same several times a second: once in that time is enough (seconds).
+_REPEATED_SECONDS = 30.0
+_REPEATED = "aiokafka"
+#: Kinds of messages that are remembered; far more than there are.
+_KINDS = 1000
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 #: The fields that have several lines.
 _TRACES = ("exception", "stack")
@@ -64,6 +70,7 @@ def configure(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*enrich, structlog.stdlib.ExtraAdder()],
@@ -123,6 +130,29 @@ def log_execution_end(state: ExecutionState) -> None:
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:
     return None if start is None or end is None else round((end - start).total_seconds(), 3)
+
+
+class _Seldom(logging.Filter):
+    """Lets the Kafka client say the same at most once in a while; the next line then tells how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING or not (record.name + ".").startswith(_REPEATED + "."):
+            return True
+        kind, now = (record.name, record.levelno, str(record.msg)), time.monotonic()  # without its values
+        since, left_out = self._said.get(kind, (float("-inf"), 0))
+        if now - since < _REPEATED_SECONDS:
+            self._said[kind] = (since, left_out + 1)
+            return False
+        if len(self._said) >= _KINDS:
+            self._said.clear()
+        self._said[kind] = (now, 0)
+        if left_out:
+            record.left_out = left_out
+        return True
 
 
 # --- processors ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,29 @@ def test_libraries_log_in_the_same_form_and_talk_less(stream: io.StringIO) -> No
     logging.getLogger("aiokafka.consumer").error("no broker at %s", "kafka:9092", extra={"node": 1})
     (line,) = lines(stream)
     assert (line["event"], line["logger"], line["node"]) == ("no broker at kafka:9092", "aiokafka.consumer", 1)
+
+
+def test_the_kafka_client_says_the_same_once_in_a_while_and_how_often_it_did_not(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    logs.configure("info", "json", stream=stream)
+    for _ in range(1000):
+        logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, "refused")
+        logging.getLogger("aiokafka.consumer").error("Failed fetch messages from %s", 1)
+    structlog.get_logger("consumer.x").warning("partition.lost")
+    structlog.get_logger("consumer.x").warning("partition.lost")
+    now[0] += 31
+    logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 2, "refused")
+    said = [(line["event"], line.get("left_out")) for line in lines(stream)]
+    assert said == [
+        ("Unable connect to node with id 1: refused", None),
+        ("Failed fetch messages from 1", None),
+        ("partition.lost", None),
+        ("partition.lost", None),
+        ("Unable connect to node with id 2: refused", 999),
+    ]
 
 
 def test_clients_that_log_requests_and_bodies_do_not_even_at_debug(stream: io.StringIO) -> None:
