@@ -300,8 +300,13 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         )
         self._lanes[number] = lane
         former = self._leaving.get(number)
-        running = self._guard.run(_after(former, lane), f"lane {number}")
-        self._tasks[number] = self._group.create_task(running, name=f"lane {number}")
+        self._tasks[number] = self._group.create_task(self._run_lane(lane, former), name=f"lane {number}")
+
+    async def _run_lane(self, lane: Lane, former: asyncio.Task[None] | None) -> None:
+        """A partition that comes back while its former lane still ends waits for that."""
+        if former is not None:
+            await asyncio.wait([former])
+        await self._guard.run(lane.run(), f"lane {lane.number}")
 
     def _membership(self, number: int) -> GroupMembership:
         return GroupMembership(self._member.consumer, self._names, number)
@@ -310,6 +315,9 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         del self._lanes[number]
         task = self._tasks.pop(number)
         task.cancel()
+        former = self._leaving.get(number)
+        if former is not None:  # who waits for what leaves means that nothing of the partition runs any more
+            task = self._group.create_task(_ended(former, task), name=f"lanes {number}")
         self._leaving[number] = task
         task.add_done_callback(lambda done: self._left(number, done))
 
@@ -394,13 +402,5 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             _log.warning("agent.unwritten", reason=self.trouble() or "Kafka took too long", effect=_UNWRITTEN)
 
 
-async def _after(former: asyncio.Task[None] | None, lane: Lane) -> None:
-    """A partition that comes back while its former lane still ends waits for that, even where it is cancelled: who
-    waits for this task means that nothing of the partition runs any more."""
-    if former is not None:
-        try:
-            await asyncio.wait([former])
-        except asyncio.CancelledError:
-            await asyncio.wait([former])
-            raise
-    await lane.run()
+async def _ended(*ending: asyncio.Task[None]) -> None:
+    await asyncio.wait(ending)

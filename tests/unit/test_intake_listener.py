@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import pytest
 from aiokafka import TopicPartition
 from prometheus_client import CollectorRegistry
 
+from consumer.intake import listener as listener_module
 from consumer.intake.listener import Listener, Options
 from consumer.journal.restore import Restored
 from consumer.journal.topics import TopicNames
 from consumer.ports import CommandTopic
+from consumer.tasks import Guard
 from consumer.telemetry.metrics import Metrics
+from tests.support.eventually import eventually
 
 EXECUTE = TopicPartition("wpk.commands.execute", 0)
 
@@ -63,6 +67,51 @@ async def test_a_rebalance_in_the_middle_of_a_seek_has_it_done_again() -> None:
 
     assert known == {CommandTopic.EXECUTE: 33}
     assert consumer.positions[EXECUTE] == 33
+
+
+async def test_nothing_of_a_partition_is_taken_before_all_of_its_former_lanes_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[str] = []
+
+    async def runs(name: str, may_end: asyncio.Event) -> None:
+        begun.append(name)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+
+    first_may_end = asyncio.Event()
+    lanes = iter(["first", "second", "third"])
+
+    def new_lane(number: int, **rest: object) -> SimpleNamespace:
+        name = next(lanes)
+        return SimpleNamespace(number=number, run=lambda: runs(name, first_may_end))
+
+    monkeypatch.setattr(listener_module, "Lane", new_lane)
+    listener = Listener(
+        SimpleNamespace(names=TopicNames("wpk"), mode="exactly_once"),  # type: ignore[arg-type]
+        SimpleNamespace(on_room=lambda callback: None),  # type: ignore[arg-type]
+        Options(session_timeout=10, fetch_max_wait_ms=100, max_command_bytes=1000),
+        Metrics(CollectorRegistry()),
+        SimpleNamespace(),  # type: ignore[arg-type]
+    )
+    listener._guard = Guard(asyncio.Event())
+    async with asyncio.TaskGroup() as listener._group:
+        listener._open(0)
+        await eventually(lambda: begun == ["first"])
+        listener._give_up(0)
+        listener._open(0)
+        listener._give_up(0)  # before its task has made a step
+        listener._open(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert begun == ["first"]
+        first_may_end.set()
+        await eventually(lambda: begun == ["first", "third"])
+        listener._give_up(0)
+    assert listener._guard.failure is None
+    assert listener._leaving == {}
 
 
 async def test_a_stop_in_a_rebalance_still_gives_what_is_queued_its_time() -> None:
