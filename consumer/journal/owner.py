@@ -14,6 +14,7 @@ pending then fails with OwnershipLost, and the successor restores from what is i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import random
 import time
@@ -153,6 +154,7 @@ class PartitionOwner:
         self._held = False
         self._proven_at = float("-inf")
         self._changed = asyncio.Event()
+        self._released = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.lost = asyncio.Event()
         """Set at death."""
@@ -250,6 +252,7 @@ class PartitionOwner:
         """The partition stayed, or came back, with no other owner between; effects begin after a new proof."""
         self._held = False
         self._proven_at = float("-inf")
+        self._released.set()
         self._announce()
 
     def kill(self, reason: str) -> None:
@@ -488,6 +491,7 @@ class PartitionOwner:
         self.trouble = Trouble(began, _why(error))
         log.warning("journal.interrupted", partition=self._partition, epoch=self._epoch, reason=_why(error))
         while True:
+            self._released.clear()
             try:
                 await self._renew(batch)
                 break
@@ -503,7 +507,9 @@ class PartitionOwner:
                         "journal.still_interrupted", partition=self._partition, reason=_why(again), seconds=seconds
                     )
                 self.trouble = Trouble(began, _why(again))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            with contextlib.suppress(TimeoutError):  # the end of a rebalance may be what it takes
+                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+                    await self._released.wait()
             pause = min(2 * pause, _PAUSES[1])
         self.trouble = None
         self._on_recovery()

@@ -10,6 +10,7 @@ import pytest
 
 from consumer.errors import OwnershipLost
 from consumer.journal import lineage
+from consumer.journal import owner as owner_module
 from consumer.journal.owner import Identity, Limits, PartitionOwner, Phase
 from consumer.ports import CommandTopic, Journal, Record, Topic
 from tests.support.eventually import eventually
@@ -308,6 +309,27 @@ async def test_a_write_that_does_not_end_in_time_has_an_unknown_outcome(house: H
     writer.stall()
     await asyncio.wait_for(owner.append([progress("1")]), 30)
     assert house.progress(owner) == [b"1"]
+
+
+async def test_an_owner_that_recovers_tries_again_as_soon_as_a_rebalance_is_over(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner_module, "_PAUSES", (3600.0, 3600.0))
+    owner, writer = await house.opened()
+
+    def not_a_member(made: MemoryWriter) -> MemoryWriter:
+        made.member = False
+        return made
+
+    house.prepare = not_a_member
+    writer.failure = ConnectionError("cut")
+    durable = owner.append([progress("p")])
+    await eventually(lambda: owner.trouble is not None and "not a member" in owner.trouble.reason)
+    house.prepare = lambda made: made
+    owner.release()
+    async with asyncio.timeout(60):
+        await durable
+    assert owner.trouble is None
 
 
 async def test_an_owner_that_recovers_can_be_closed(house: House) -> None:
