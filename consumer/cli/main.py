@@ -60,6 +60,11 @@ def application() -> typer.Typer:
         "Say what a policy allows a package to do, and why.",
     )
     app.add_typer(group)
+    dead = _typer("dead-letter", "Records that no agent could understand: look at them, send one again.")
+    verb(dead, "list", options.LettersOptions, "letters:listed", "List them: what came, from where, and why not.")
+    verb(dead, "show", options.LetterOptions, "letters:show", "Show one, whatever its bytes are.")
+    verb(dead, "redrive", options.RedriveOptions, "letters:redrive", "Send one again, as it is or corrected; once.")
+    app.add_typer(dead)
     audit = _typer("audit", "Read, verify and export the trail, from the topics alone.")
     for name, kind, target, text in _AUDIT:
         verb(audit, name, kind, target, text)

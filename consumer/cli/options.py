@@ -205,6 +205,34 @@ class ExplainOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LettersOptions(ReadingOptions):
+    """Options of `wpk dead-letter list`."""
+
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Only those since: 2h, 7d or a time.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterOptions(ReadingOptions):
+    """Options of `wpk dead-letter show`."""
+
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="Which: PARTITION@OFFSET, as the list has it.")]
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write its value there, byte by byte.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedriveOptions(ReadingOptions):
+    """Options of `wpk dead-letter redrive`."""
+
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="Which: PARTITION@OFFSET, as the list has it.")]
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Send this in place of its value: the corrected one.")
+    ] = None
+    again: Annotated[bool, typer.Option("--again", help="Also where it was sent again before.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOptions(Options):
     """Options of `wpk topics create`."""
 

@@ -27,7 +27,7 @@ _TOPICS = {
 #: With some room for the record's key, headers and batch.
 MAX_BYTES = 1_000_000
 _STOP_TIMEOUT = 5.0
-_SEND_TIMEOUT = 30.0
+SEND_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Publisher:
             async with reaching(self._connection):
                 await producer.start()
         except BaseException:
-            await _stop(producer)
+            await stop(producer)
             raise
         self._producer = producer
         return self
@@ -81,7 +81,7 @@ class Publisher:
     ) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _stop(producer)
+            await stop(producer)
 
     async def publish(self, command: Command) -> Published:
         """Writes the command; gives an execute command an id if it has none. Raises Unreachable, ClientError."""
@@ -95,7 +95,7 @@ class Publisher:
                 f"the command has {len(value):,} bytes, and brokers take records of at most 1 MB: make the package "
                 "smaller, or let a step fetch what is large"
             )
-        async with reaching(self._connection), asyncio.timeout(_SEND_TIMEOUT):
+        async with reaching(self._connection), asyncio.timeout(SEND_TIMEOUT):
             metadata = await self._producer.send_and_wait(
                 topic,
                 value,
@@ -111,7 +111,7 @@ def new_execution_id() -> str:
     return str(uuid.uuid4())
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
+async def stop(producer: AIOKafkaProducer) -> None:
     """Ends the producer in bounded time: aiokafka's own stop waits for brokers that are gone."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT)
