@@ -67,7 +67,7 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
 
-test-audit: $(STAMP) ## run the tests of the trail's readers: tampering, replay, export, dead letters, the client's documentation
+test-audit: $(STAMP) ## run the tests of the trail's readers: tampering, replay, export, dead letters, docs/client.md
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
 
 bench: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold

@@ -25,6 +25,7 @@ from consumer.client.audits import Emit
 from consumer.journal.topics import TopicNames
 
 JsonObject = dict[str, JsonValue]
+_PROGRESS_SECONDS = 0.25
 
 
 async def verify(options: AuditVerifyOptions) -> int:
@@ -146,8 +147,13 @@ def progress(output: Output) -> Iterator[Callable[[Report, float], None] | None]
         yield None
         return
     began = time.monotonic()
+    told = began
 
     def show(report: Report, fraction: float) -> None:
+        nonlocal told
+        if time.monotonic() - told < _PROGRESS_SECONDS:
+            return
+        told = time.monotonic()
         sys.stderr.write(f"\r{render.reading(report, fraction, time.monotonic() - began)}\x1b[K")
         sys.stderr.flush()
 

@@ -62,8 +62,12 @@ async def _living(client: Client, output: Output) -> int:
 async def executions(options: ListOptions) -> int:
     """List executions, the newest first: those that live, and those that ended within the state's retention."""
 
+    silent = duration(options.stuck_after, "--stuck-after") if options.stuck else None
     wanted = Filter(
-        statuses=statuses_of(options.status or ()), workflow=options.workflow, since=moment_of(options.since)
+        statuses=statuses_of(options.status or ()),
+        workflow=options.workflow,
+        since=moment_of(options.since),
+        stuck_since=None if silent is None else datetime.now(UTC) - timedelta(seconds=silent),
     )
     return await _list(client_of(options), Output(json=options.json), wanted, options.limit)
 

@@ -125,6 +125,10 @@ class ListOptions(ReadingOptions):
         str | None, typer.Option(metavar="WHEN", help="Only those that changed since: 2h, 7d or an ISO 8601 time.")
     ] = None
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this workflow.")] = None
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that live and of which nothing is heard.")] = False
+    stuck_after: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --stuck: nothing was heard for so long.")
+    ] = "15m"
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 1000
 
 

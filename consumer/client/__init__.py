@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from consumer.client.audits import Auditor, Window
 from consumer.client.client import Client
+from consumer.client.dead_letters import DeadLetter, DeadLetters
 from consumer.client.errors import ClientError, TimedOut, UnknownExecution, Unreachable
 from consumer.client.follow import Follower
 from consumer.client.partitions import partition_of
@@ -19,6 +20,8 @@ __all__ = [
     "Auditor",
     "Client",
     "ClientError",
+    "DeadLetter",
+    "DeadLetters",
     "Filter",
     "Follower",
     "History",

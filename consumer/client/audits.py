@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +19,9 @@ from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.client.read import CLOCK_SKEW, read_states
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.merge import Merge
-from consumer.journal.reader import Start, open_reader
+from consumer.journal.reader import LogRecord, Start, open_reader
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
-
-_PROGRESS_SECONDS = 0.5
 
 Emit = Callable[[Chain, Entry], None]
 Progress = Callable[[Report, float], None]
@@ -44,7 +41,7 @@ class Auditor:
 
     `strict`: the agents ran with exactly_once all the time, so that no record may be there twice or be void. `emit`
     gets each event that holds, in the sequence of its execution; `progress` the report so far and the part that was
-    read, about twice a second.
+    read, after each batch.
     """
 
     def __init__(
@@ -76,17 +73,35 @@ class Auditor:
             numbers.remove(home)  # a command without a key, or from a producer with another partitioner
         return await self._verify(numbers, window)
 
+    async def entries(self, window: Window | None = None) -> AsyncGenerator[LogRecord, None]:
+        """The records of the events that hold, as they are, over all executions in the order of time."""
+        window, found = window or Window(), list[LogRecord]()
+        count = await count_partitions(self.connection, [self.topics.name(topic) for topic in EVENT_TOPICS])
+
+        def take(chain: Chain, entry: Entry) -> None:
+            found.append(entry.record)
+
+        async with aclosing(self._reading(list(range(count)), window, take)) as steps:
+            async for _ in steps:
+                for record in found:
+                    yield record
+                found.clear()
+
     async def _verify(self, numbers: list[int], window: Window) -> Report:
         heads = await self._heads(numbers, window) if window.until is None else {}
-        verifier = await self._read(numbers, window)
+        async with aclosing(self._reading(numbers, window, self._emit)) as steps:
+            async for verifier, fraction in steps:
+                if self._progress is not None:
+                    self._progress(verifier.report, fraction)
         if window.until is None and (doubtful := verifier.witness(heads)):
             known = await self._heads(numbers, window)
             verifier.lost(name for name in doubtful if name not in known)
-        if self._progress is not None:
-            self._progress(verifier.report, 1.0)
         return verifier.report
 
-    async def _read(self, numbers: list[int], window: Window) -> Verifier:
+    async def _reading(
+        self, numbers: list[int], window: Window, emit: Emit | None
+    ) -> AsyncGenerator[tuple[Verifier, float], None]:
+        """Reads into a verifier; gives it after each step with how far it is, and at last when all is in it."""
         channels = {self.topics.name(topic): topic.value for topic in EVENT_TOPICS}
         places = [(name, number) for name in channels for number in numbers]
         starts: dict[tuple[str, int], Start] = dict.fromkeys(places, window.since - CLOCK_SKEW) if window.since else {}
@@ -98,16 +113,14 @@ class Auditor:
                 from_middle=window.since is not None,
                 strict=self._strict,
             )
-            verifier, merge, told_at = Verifier(scope, self._emit), Merge(reader, window.until), 0.0
+            verifier, merge = Verifier(scope, emit), Merge(reader, window.until)
             async with aclosing(merge.batches()) as batches:
                 async for records in batches:
                     verifier.add(records)
-                    if self._progress is not None and time.monotonic() - told_at > _PROGRESS_SECONDS:
-                        told_at = time.monotonic()
-                        self._progress(verifier.report, merge.fraction)
+                    yield verifier, merge.fraction
                     await asyncio.sleep(0)
         verifier.finish()
-        return verifier
+        yield verifier, 1.0
 
     async def _heads(self, numbers: Iterable[int], window: Window) -> Mapping[str, Head]:
         """What the state topic knows of each execution, or of the one."""

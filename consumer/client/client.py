@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from consumer.audit.findings import Report
+from consumer.client.audits import Auditor, Window
+from consumer.client.dead_letters import DeadLetters
 from consumer.client.errors import TimedOut
-from consumer.client.follow import Follower, Since
+from consumer.client.follow import Follower, Since, decoded
 from consumer.client.publish import Publisher
 from consumer.client.read import CLOCK_SKEW, Filter, History, Listing, list_states, read_history, read_state
 from consumer.journal.connection import KafkaConnection
@@ -77,6 +80,27 @@ class Client:
     async def executions(self, wanted: Filter | None = None) -> Listing:
         """The executions that the state topic knows, newest first."""
         return await list_states(self.connection, self.topics, wanted or Filter())
+
+    async def verify(self, window: Window | None = None, *, strict: bool = False) -> Report:
+        """Verifies the trail: its hash chains, and that nothing is missing, foreign or cut off; see docs/audit.md.
+
+        `strict`: the agents ran with exactly_once all the time, so that no record may be doubled or void.
+        """
+        return await Auditor(self.connection, self.topics, strict=strict).verify(window)
+
+    async def replay(self, window: Window | None = None) -> AsyncGenerator[Event, None]:
+        """All events of the window that hold, over all executions in the order of time, each execution's in sequence.
+
+        Only what the topics hold now; to go on with what comes, follow an execution.
+        """
+        async with aclosing(Auditor(self.connection, self.topics).entries(window)) as entries:
+            async for record in entries:
+                for event in decoded([record.value]):
+                    yield event
+
+    def dead_letters(self) -> DeadLetters:
+        """The records that no agent could understand, and sending one again."""
+        return DeadLetters(self.connection, self.topics)
 
 
 def since_of(state: ExecutionState | None) -> Since:

@@ -36,6 +36,8 @@ class Filter:
     """The workflow's name, or `name-version`."""
     since: datetime | None = None
     """Changed at that moment or later."""
+    stuck_since: datetime | None = None
+    """Not ended, and nothing has happened since that moment, though no backoff is to wait for."""
 
     def admits(self, state: ExecutionState) -> bool:
         """Whether that execution is wanted."""
@@ -43,7 +45,17 @@ class Filter:
             (not self.statuses or state.status in self.statuses)
             and (self.workflow is None or self.workflow in (state.workflow_name, state.workflow_id))
             and (self.since is None or (state.updated_at is not None and state.updated_at >= self.since))
+            and (self.stuck_since is None or is_stuck(state, self.stuck_since))
         )
+
+
+def is_stuck(state: ExecutionState, since: datetime) -> bool:
+    """Whether the execution has not ended and nothing was due to happen after that moment, and nothing did."""
+    if state.status is None or state.over:
+        return False
+    steps = [*state.steps.values(), *state.rollback_steps.values()]
+    due = [step.retry_at for step in steps if step.retry_at is not None and not step.status.settled]
+    return all(moment <= since for moment in (state.updated_at or _LONG_AGO, *due))
 
 
 @dataclass(frozen=True, slots=True)
