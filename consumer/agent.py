@@ -28,7 +28,7 @@ from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import StateReader, Supervisor, supervising
 from consumer.errors import SettingsError
 from consumer.intake.listener import Listener, Options
-from consumer.journal import guards, probe, topics
+from consumer.journal import guards, probe, reach, topics
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
@@ -76,6 +76,8 @@ class _Parts:
     sandbox: str = ""
     supervisor: Supervisor | None = None
     listener: Listener | None = None
+    trouble: str = ""
+    """Why the agent can't start yet."""
 
     def facts(self, agent: str) -> Facts:
         listener, supervisor = self.listener, self.supervisor
@@ -88,7 +90,7 @@ class _Parts:
             guarantee=self.guarantee,
             sandbox=self.sandbox,
             stage=self.stages.stage,
-            trouble=listener.trouble() if listener else "",
+            trouble=listener.trouble() if listener else self.trouble,
         )
 
 
@@ -174,8 +176,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         port = await stack.enter_async_context(
             health.serve(vitals, metrics, host=settings.prometheus_host, port=settings.prometheus_port)
         )
-        report = await _checked_topics(connection, names, settings)
-        guarantee = await _guarantee(connection, names, settings)
+        report, guarantee = await _asked(connection, names, settings, parts, vitals)
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         supervisor = parts.supervisor = await stack.enter_async_context(
@@ -273,6 +274,23 @@ async def _sandbox(adapters: AdapterRegistry) -> str:
     if report.level is None:
         _log.warning("sandbox.unavailable", detail=report.detail)
     return report.level or "unavailable"
+
+
+async def _asked(
+    connection: KafkaConnection, names: TopicNames, settings: Settings, parts: _Parts, vitals: Health
+) -> tuple[TopicReport, Guarantee]:
+    """What Kafka says of the topics and of itself, once it answers."""
+
+    async def ask() -> tuple[TopicReport, Guarantee]:
+        return await _checked_topics(connection, names, settings), await _guarantee(connection, names, settings)
+
+    def on_trouble(reason: str) -> None:
+        parts.trouble = reason
+        vitals.excuse(True)  # a restart would not help
+
+    answers = await reach.patiently(ask, connection, within=settings.start_timeout, on_trouble=on_trouble)
+    vitals.polled()
+    return answers
 
 
 async def _checked_topics(connection: KafkaConnection, names: TopicNames, settings: Settings) -> TopicReport:

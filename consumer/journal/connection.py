@@ -101,15 +101,27 @@ class KafkaConnection:
         if isinstance(error, SettingsError):
             return str(error)
         for server in self.servers():
-            host, port = _host_and_port(server)
-            try:
-                connection = await create_conn(
-                    host, port, client_id=self.client_id, request_timeout_ms=int(timeout * 1000), **self._security()
-                )
-            except (OSError, errors.KafkaError, TimeoutError) as cause:
+            cause = await self._try(server, timeout)
+            if cause is not None:
                 return f"Kafka at {server}: {explain(cause)}"
-            connection.close()
         return explain(error)
+
+    async def refuses(self, *, timeout: float = 5.0) -> bool:
+        """Whether a server is there and will not have this agent, or the agent not it: to try again does not help."""
+        causes = [await self._try(server, timeout) for server in self.servers()]
+        return any(isinstance(each, _REFUSALS) for cause in causes for each in _chain(cause))
+
+    async def _try(self, server: str, timeout: float) -> BaseException | None:
+        """Why that server can't be talked to; None where it can."""
+        host, port = _host_and_port(server)
+        try:
+            connection = await create_conn(
+                host, port, client_id=self.client_id, request_timeout_ms=int(timeout * 1000), **self._security()
+            )
+        except (OSError, errors.KafkaError, TimeoutError) as cause:
+            return cause
+        connection.close()
+        return None
 
     def _security(self) -> dict[str, object]:
         options: dict[str, object] = {"security_protocol": self.security_protocol}
@@ -166,6 +178,14 @@ def _host_and_port(server: str) -> tuple[str, int]:
 
 
 _REFUSED = "the connection was refused; is Kafka running there, and is the port right?"
+#: What no time mends: the certificate, the user or the mechanism is wrong.
+_REFUSALS = (
+    ssl.SSLError,
+    errors.SaslAuthenticationFailed,
+    errors.AuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,
+)
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (errors.ProducerFenced, "another agent took the partition over"),
     (socket.gaierror, "the host name does not resolve; check KAFKA_BOOTSTRAP_SERVERS and the DNS"),

@@ -158,6 +158,11 @@ class Settings(BaseModel):
     """How long (milliseconds) a broker may hold an empty fetch. Apache Kafka answers at once when a record comes; the
     embedded broker does not, so `wpk dev` uses 10."""
 
+    start_timeout: Annotated[Duration, Field(ge=0)] = 300.0
+    """How long an agent that starts waits for a Kafka that does not answer: not ready meanwhile, and /readyz says why.
+    Then it ends with exit code 3. A wrong user or certificate or a missing topic ends it at once; 0s waits for nothing.
+    The default outlives a restart of the brokers beside it."""
+
     agent_name: Name = Field(default_factory=_process_name)
     """Who this agent is: in every event's `source` and in claims of partitions. Must differ between agents; the default
     is made of host name, process id and a random part."""

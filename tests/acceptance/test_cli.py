@@ -115,7 +115,8 @@ async def test_wrong_usage_is_exit_code_2_with_a_remedy_on_stderr(
 @pytest.mark.parametrize("verb", ["status", "list", "submit", "topics create", "agent"])
 async def test_no_broker_is_exit_code_3_in_one_sentence(offline: Variables, tmp_path: Path, verb: str) -> None:
     rest = {"submit": (package(tmp_path / "a.yaml", shell("one", "true")),), "list": (), "agent": ()}
-    done = await wpk(offline, *verb.split(), *rest.get(verb, () if " " in verb else ("some-id",)))
+    impatient = {**offline, "WPK_START_TIMEOUT": "0s"}
+    done = await wpk(impatient, *verb.split(), *rest.get(verb, () if " " in verb else ("some-id",)))
     assert done.code == 3, done.stderr
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith(f"cannot reach Kafka at {NOWHERE}: the connection was refused")
