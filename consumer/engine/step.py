@@ -27,6 +27,7 @@ from consumer.workflow import attempts, conditions, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
+from schemas.canonical import digest
 from schemas.events import EventData
 from schemas.execution import ExecutionState
 from schemas.failure import Failure
@@ -219,6 +220,18 @@ class StepRunner:
             "step.crashed", execution=self._execution.execution_id, step=handler.name, exception=self._mask(trace)
         )
 
+    def _planned(self, plan: Plan) -> JsonObject:
+        """A plan as a dry run's output. `digest` is over all of it, before it is cut to what an event takes.
+
+        The values of secrets are masked first: a digest must not be a way to try them out.
+        """
+        told: JsonObject = {"plan": plan.summary, "changes": plan.changes}
+        if plan.detail:
+            told["detail"] = plan.detail
+        masked = self._redactor.mask_json(plain(told))
+        assert isinstance(masked, dict), "an object stays one when it is masked"
+        return {**masked, "digest": digest(masked)}
+
     def _fit(self, output: JsonObject | None) -> JsonValue:
         return trim(self._redactor.mask_json(plain(output)), self._services.limits.max_output_bytes)
 
@@ -284,19 +297,19 @@ class StepRunner:
         if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
             limit = handler.timeout or self._services.limits.step_timeout
             if context.dry_run:
-                return _planned(await self._timed(adapter.plan_undo(record, context), limit, handler))
+                return self._planned(await self._timed(adapter.plan_undo(record, context), limit, handler))
             await self._may_act()
             return await self._timed(adapter.undo(record, context), limit, handler)
         await self._reveal(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
             permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services, final=False)
-            return _planned(_unknowable(handler, adapter, scope))
+            return self._planned(_unknowable(handler, adapter, scope))
         action = adapter.prepare(dict(handler.config), scope)
         permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
         limit = self._limit(handler, action)
         if context.dry_run:
-            return _planned(await self._timed(action.plan(context), limit, handler))
+            return self._planned(await self._timed(action.plan(context), limit, handler))
         await self._may_act()
         return await self._timed(action.run(replace(context, timeout=limit)), limit, handler)
 
@@ -324,11 +337,6 @@ def _requester(state: ExecutionState, phase: Phase) -> str | None:
     """Who asked; for a rollback that nobody asked for, who asked for the execution."""
     asked = state.rollback.requested_by if phase == "rollback" and state.rollback is not None else None
     return asked or state.requested_by
-
-
-def _planned(plan: Plan) -> JsonObject:
-    """A plan as a dry run's output."""
-    return {"plan": plan.summary, "changes": plan.changes, **({"detail": plan.detail} if plan.detail else {})}
 
 
 def _unknowable(handler: Handler, adapter: Adapter, scope: ExecutionScope) -> Plan:

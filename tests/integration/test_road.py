@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from consumer.settings import Settings
 from schemas.events import Status
@@ -219,6 +220,22 @@ async def test_a_dry_run_changes_nothing_and_plans_every_step(config: Settings, 
         assert all(event.data.dry_run for event in topics.events("e1"))
         plans = {name: done.output for name, done in state.steps.items()}
         assert all(isinstance(plan, dict) and plan["plan"] for plan in plans.values())
+
+
+async def test_a_plan_has_a_digest_that_changes_if_and_only_if_the_plan_does(
+    config: Settings, probe: ModuleType
+) -> None:
+    async with agent_and_user(config) as topics:
+        digests: dict[str, JsonValue] = {}
+        for execution, command in (("first", "true"), ("same", "true"), ("other", "false")):
+            wpk = package({"name": "one", "type": "shell", "config": {"command": command}})
+            await topics.execute(execution, wpk, dry_run=True)
+            output = (await topics.over(execution)).steps["one"].output
+            assert isinstance(output, dict)
+            digests[execution] = output["digest"]
+
+        assert str(digests["first"]).startswith("sha256:")
+        assert digests["same"] == digests["first"] != digests["other"]
 
 
 async def test_validate_only_answers_and_runs_nothing(config: Settings, probe: ModuleType) -> None:

@@ -53,6 +53,59 @@ def owner(item: JsonObject, path: Sequence[str | int]) -> str | None:
     return None if latest is None else _signed(latest)
 
 
+def given_up(item: JsonObject) -> list[JsonObject]:
+    """The JSON patch by which nothing of the object is ours by apply any more, and no field changes.
+
+    It changes managedFields, as the API server's own tools do it (k8s.io/client-go/util/csaupgrade); to apply nothing
+    would take the fields away.
+    """
+    now = applied(item)
+    if now is None or len(entries(item)) == 1:  # the last entry can't go: the API server would keep it
+        return []
+    return [_guard(*now), {"op": "remove", "path": f"/metadata/managedFields/{now[0]}"}]
+
+
+def given_back(item: JsonObject, before: JsonObject) -> list[JsonObject]:
+    """The JSON patch by which the fields of that entry are ours by apply, and not by an update as well.
+
+    It must come after the values: what a request changes belongs to the one who makes it.
+    """
+    now = applied(item)
+    if now is None or now[1].get("fieldsV1") == before.get("fieldsV1"):
+        return []
+    operations: list[JsonObject] = [
+        _guard(*now),
+        {"op": "replace", "path": f"/metadata/managedFields/{now[0]}", "value": {**now[1], **before}},
+    ]
+    for index, entry in enumerate(entries(item)):
+        fields = entry.get("fieldsV1")
+        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Update"
+        if ours and not entry.get("subresource") and isinstance(fields, dict):
+            rest = _without(fields, before.get("fieldsV1"))
+            here = f"/metadata/managedFields/{index}"
+            change: JsonObject = {"op": "replace", "path": f"{here}/fieldsV1", "value": rest}
+            operations += [_guard(index, entry), change if rest else {"op": "remove", "path": here}]
+            break
+    return operations
+
+
+def _guard(index: int, entry: JsonObject) -> JsonObject:
+    return {"op": "test", "path": f"/metadata/managedFields/{index}/fieldsV1", "value": entry.get("fieldsV1")}
+
+
+def _without(fields: JsonObject, others: JsonValue) -> JsonObject:
+    """A set of fields without those of another set."""
+    if not isinstance(others, dict):
+        return fields
+    rest: JsonObject = {}
+    for name, inner in fields.items():
+        if name not in others:
+            rest[name] = inner
+        elif isinstance(inner, dict) and (left := _without(inner, others[name])) and set(left) != {"."}:
+            rest[name] = left
+    return rest
+
+
 def _wanting(item: JsonObject) -> Iterator[JsonObject]:
     return (entry for entry in entries(item) if entry.get("subresource") != "status")
 

@@ -51,6 +51,21 @@ def _common(first: JsonValue, second: JsonValue) -> JsonValue:
     return first if first == second else MADE_UP
 
 
+def renamed(made: JsonObject, name: str, shown: str) -> JsonObject:
+    """The object with another text wherever it says its name."""
+    value = _renamed(made, name, shown)
+    assert isinstance(value, dict)
+    return value
+
+
+def _renamed(value: JsonValue, name: str, shown: str) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _renamed(inner, name, shown) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, name, shown) for inner in value]
+    return value.replace(name, shown) if isinstance(value, str) else value
+
+
 def undrawn(made: JsonObject, manifest: JsonObject) -> JsonObject:
     """The object that would be created, without a Service's addresses and ports unless the manifest sets them."""
     if made.get("kind") != "Service":

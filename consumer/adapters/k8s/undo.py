@@ -85,36 +85,48 @@ class Undo:
 
     async def _fields(self, record: JsonObject) -> str:
         ref = ref_of(record)
-        changes = changes_of(record)
-        overwrite = self._policy == "overwrite"
         for attempt in range(1, _TRIES + 1):
-            item = await self._same_object(ref, record)
-            if item is None:
-                return str(ref)
-            operations, others = diff.reverse(item, changes, overwrite=overwrite)
-            if others and not overwrite:
-                texts = await self._who(ref, item, others, str(record.get("subresource") or ""))
-                if self._policy == "stop" or record.get("whole"):
-                    self._foreign(ref, "; ".join(texts))
-                    return str(ref)
-                self._not_restored += texts
-            back = [] if not operations else [c for c in changes if overwrite or c not in others]
-            operations += _given_up(item, record)
-            if not operations:
-                return str(ref)
+            told = len(self._not_restored)
             try:
-                await self._apply(ref, item, operations, record)
+                await self._put_back(ref, record)
+                break
             except (PermanentError, TemporaryError) as error:
                 # A guard failed: the object changed between the read and the patch. Look again.
                 if error.code not in ("invalid", "conflict"):
                     raise
                 if attempt == _TRIES:
                     raise TemporaryError(f"{ref} is changed all the time by someone else", code="conflict") from error
-                self._not_restored = self._not_restored[: len(self._not_restored) - len(others)]
-                continue
-            self._restored += [_shown(change, secret=ref.kind == kinds.SECRET) for change in back]
-            return str(ref)
+                del self._not_restored[told:]
+        if isinstance(owned := record.get("owned"), dict) and not self._dry_run:
+            await self._own_again(ref, owned)
         return str(ref)
+
+    async def _put_back(self, ref: kinds.Ref, record: JsonObject) -> None:
+        """Puts the fields back, as far as that may be done. Raises `invalid` or `conflict` where a guard fails."""
+        item = await self._same_object(ref, record)
+        if item is None:
+            return
+        changes, overwrite = changes_of(record), self._policy == "overwrite"
+        operations, others = diff.reverse(item, changes, overwrite=overwrite)
+        if others and not overwrite:
+            texts = await self._who(ref, item, others, str(record.get("subresource") or ""))
+            if self._policy == "stop" or record.get("whole"):
+                self._foreign(ref, "; ".join(texts))
+                return
+            self._not_restored += texts
+        back = [] if not operations else [change for change in changes if overwrite or change not in others]
+        if "owned" in record and record["owned"] is None:
+            operations += owners.given_up(item)
+        if operations:
+            await self._apply(ref, item, operations, record)
+            self._restored += [_shown(change, secret=ref.kind == kinds.SECRET) for change in back]
+
+    async def _own_again(self, ref: kinds.Ref, owned: JsonObject) -> None:
+        """What was ours by apply before an apply is ours so again. After the values: with them it would not last."""
+        item = await self._cluster.find(ref)
+        operations = owners.given_back(item, owned) if item is not None else []
+        if operations:
+            await self._cluster.patch(ref, list[JsonValue](operations), "json")
 
     async def _apply(
         self, ref: kinds.Ref, item: JsonObject, operations: Sequence[JsonObject], record: JsonObject
@@ -220,25 +232,6 @@ class Undo:
             return
         await self._cluster.create(ref, manifest, dry_run=self._dry_run)
         self._restored.append(f"{ref} made again")
-
-
-def _given_up(item: JsonObject, record: JsonObject) -> list[JsonObject]:
-    """The operations that give the fields up that an apply took over: as the API server's own tools do it, by a change
-    of managedFields (k8s.io/client-go/util/csaupgrade)."""
-    now = owners.applied(item)
-    if "owned" not in record or now is None:
-        return []
-    index, entry = now
-    before = record["owned"]
-    if isinstance(before, dict) and entry.get("fieldsV1") == before.get("fieldsV1"):
-        return []
-    if before is None and len(owners.entries(item)) == 1:
-        return []  # the last entry can't go: the API server would keep all
-    here = f"/metadata/managedFields/{index}"
-    guard: JsonObject = {"op": "test", "path": f"{here}/fieldsV1", "value": entry.get("fieldsV1")}
-    if before is None:
-        return [guard, {"op": "remove", "path": here}]
-    return [guard, {"op": "replace", "path": here, "value": before}]
 
 
 def _is_ending(item: JsonObject) -> bool:

@@ -28,11 +28,11 @@ class Create:
     async def plan(self, step: StepContext) -> Plan:
         ref, manifest = await self.prepared(step)
         made = await plans.settled(lambda: self.cluster.create(ref, manifest, dry_run=True))
-        name = f"{self._prefix}(this step)" if self._prefix else ref.name
+        if self._prefix:  # the API server may have put the name into labels, too
+            generated = f"{self._prefix}(this step)"
+            made, ref = plans.renamed(made, ref.name, generated), replace(ref, name=generated)
         changes = plans.timeless(diff.of_values({}, plans.undrawn(made, manifest)), step)
-        shown = [{**made, "to": name} if diff.path_of(made) == ("metadata", "name") else made for made in changes]
-        ref = replace(ref, name=name)
-        return Plan(summary=f"create {ref}", changes=True, detail=plans.detail([plans.Change(ref, shown, "create")]))
+        return Plan(summary=f"create {ref}", changes=True, detail=plans.detail([plans.Change(ref, changes, "create")]))
 
     @property
     def _prefix(self) -> str:
