@@ -14,7 +14,7 @@ SEEDS  ?= 0..2000
 .PHONY: help setup demo test test-long test-k8s test-audit bench-trail simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
 
@@ -37,6 +37,10 @@ test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, 
 test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl as the oracle (part of test-long; needs Go)
 	@$(PY) -m tests.support.control_plane
 	@$(PY) -m pytest -m long tests/kubernetes tests/integration/test_control_plane*.py $(ARGS)
+
+test-policy: $(STAMP) ## run what shows who may run what: the policy's decision table, signatures, refusals
+	@$(PY) -m pytest tests/unit/test_policy.py tests/unit/test_policy_check.py tests/unit/test_policy_docs.py \
+	  tests/unit/test_engine_policy.py tests/unit/test_signatures.py $(ARGS)
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --mode $(MODE) --jobs $$(nproc)

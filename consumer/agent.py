@@ -64,6 +64,8 @@ class Started:
     partitions: int
     guarantee: str
     sandbox: str
+    policy: str
+    """`open`, the policy's file, or `built-in`."""
     metrics_url: str
 
 
@@ -251,16 +253,12 @@ def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
 
 def _policy(settings: Settings) -> Policy:
     """The policy in force. Raises SettingsError."""
-    if settings.policy_file is None:
-        _log.warning(
-            "policy.none",
-            problem="WPK_POLICY_FILE is not set, so everybody who may write to the command topics may run anything; "
-            "name a policy file (docs/security.md), or say that this is meant: WPK_POLICY_FILE=open",
-        )
-        return load.OPEN
     policy = load.policy_of(settings.policy_file)
     if policy.open:
-        _log.warning("policy.open", problem="everything is allowed (WPK_POLICY_FILE=open)")
+        _log.warning("policy.open", problem="whoever may write to the command topics may run anything")
+    elif settings.policy_file is None:
+        hint = "only reads of Kubernetes and delays run; to allow more, set WPK_POLICY_FILE (docs/security.md)"
+        _log.warning("policy.none", problem=hint)
     else:
         _log.info("policy.loaded", file=policy.origin, digest=policy.digest, rules=len(policy.file.rules))
     return policy
@@ -391,6 +389,7 @@ def _announce(settings: Settings, guarantee: Guarantee, parts: _Parts, report: T
         partitions=report.partitions or settings.partitions,
         guarantee=guarantee.mode,
         sandbox=parts.sandbox,
+        policy=str(settings.policy_file or "built-in"),
         metrics_url=f"http://{shown}:{port}/metrics",
     )
     _log.info(
@@ -400,6 +399,7 @@ def _announce(settings: Settings, guarantee: Guarantee, parts: _Parts, report: T
         partitions=started.partitions,
         guarantee=started.guarantee,
         sandbox=started.sandbox,
+        policy=started.policy,
         metrics=started.metrics_url,
     )
     return started

@@ -12,6 +12,7 @@ from pydantic import BaseModel, JsonValue
 
 from schemas import events
 from schemas.commands import CommandModel, ControlCommand, ExecuteCommand, RollbackCommand
+from schemas.policy import PolicyFile
 from schemas.wpk import WorkflowPackage
 
 Document = dict[str, JsonValue]
@@ -85,7 +86,7 @@ _BOOTSTRAP: Document = {"default": "localhost:9092", "description": "KAFKA_BOOTS
 
 def documents(configs: Mapping[str, type[BaseModel]], *, prefix: str = "wpk") -> dict[str, Document]:
     """All documents by their file's path below the directory that they are written to."""
-    found = {"package.json": package_schema()}
+    found = {"package.json": package_schema(), "policy.json": _schema(PolicyFile, "The policy of an agent")}
     found |= {f"commands/{kind}.json": schema for kind, schema in command_schemas().items()}
     found |= {f"events/{kind}.json": schema for kind, schema in event_schemas().items()}
     found |= {f"configs/{name}.json": schema for name, schema in config_schemas(configs).items()}

@@ -131,11 +131,12 @@ async def _interruptible() -> AsyncIterator[asyncio.Event]:
 
 def _banner(running: Trial, output: Output) -> None:
     started = running.started
+    policy = "open (everything is allowed)" if started.policy == "open" else started.policy
     output.lines(
         [
             f"● broker    embedded (in memory) at {running.settings.kafka_bootstrap_servers}",
-            f"● agent     ready, {started.partitions} partitions, {started.guarantee}, sandbox: {started.sandbox}"
-            f"        metrics {started.metrics_url}",
+            f"● agent     ready, {started.partitions} partitions, {started.guarantee}, sandbox: {started.sandbox}, "
+            f"policy: {policy}        metrics {started.metrics_url}",
             "",
         ]
     )

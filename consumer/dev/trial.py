@@ -33,7 +33,10 @@ class Trial:
 
 
 def open_settings(settings: Settings, bootstrap: str) -> Settings:
-    """The settings for a trial: on the embedded broker, with nothing forbidden, on this machine only."""
+    """The settings for a trial: on the embedded broker, on this machine only, with nothing forbidden.
+
+    A policy that is set is kept, so that it can be tried out.
+    """
     return settings.model_copy(
         update={
             "kafka_bootstrap_servers": bootstrap,
@@ -45,6 +48,7 @@ def open_settings(settings: Settings, bootstrap: str) -> Settings:
             "http_allow": ("*",),
             "sandbox": "preferred",
             "processing_guarantee": "auto",
+            "policy_file": settings.policy_file or "open",
         }
     )
 

@@ -75,6 +75,9 @@ class Policy:
         said = (
             f"no rule of {self.origin} allows {step.place} ({told(step, facts)}) in {run.workflow}, asked for by {who}"
         )
+        near = [rule.name for rule in self.file.rules if matching.would_allow(rule, run, step, facts)]
+        if near:
+            said += f"; such steps are allowed by {_listed(near)}, but to other runs (see its requesters, signed_by, …)"
         unsure = sorted(name for name, fact in facts.items() if isinstance(fact, Anything | Unknown))
         if unsure:
             said += f"; what it does not say counts as anything: {', '.join(unsure)}"

@@ -85,6 +85,13 @@ def of_step(rule: Rule, run: Run, step: Step, facts: Facts) -> Match:
     return min(match, _when(rule.when, run, step, facts, denies=denies))
 
 
+def would_allow(rule: Rule, run: Run, step: Step, facts: Facts) -> bool:
+    """Whether the rule allows such steps, but not to this run: a hint for who is refused."""
+    if rule.effect == "deny" or applies(rule, run):
+        return False
+    return rule.steps is None or _named(rule, step, facts) is Match.YES
+
+
 def _when(text: str, run: Run, step: Step, facts: Facts, *, denies: bool) -> Match:
     open_facts = {name for name, fact in facts.items() if isinstance(fact, Unknown)}
     uses = condition(text).uses("step")

@@ -216,8 +216,8 @@ class Settings(BaseModel):
     )
     """Environment variables that begin with it are secrets: WPK_SECRET_DB_PASSWORD is `${secrets.DB_PASSWORD}`."""
     policy_file: Literal["open"] | File | None = None
-    """YAML file that says who may run what: docs/security.md. `open` allows everything, for trying out. It is read at
-    the start, and one that can't be used ends it."""
+    """YAML file that says who may run what: docs/security.md. Without it only k8s steps that change nothing and delays
+    run; `open` allows everything, for trying out. It is read at the start, and one that can't be used ends it."""
     registry_url: Url | None = None
     """Where packages are found by `workflow_id` alone; without it a command must bring its package."""
 

@@ -43,6 +43,7 @@ def settings(kafka: KafkaBroker, prefix: str, **more: Any) -> Settings:
             "fetch_max_wait_ms": 10 if kafka.kind == "embedded" else 100,
             "session_timeout": 6,
             "http_allow": ("*",),
+            "policy_file": "open",
             "shutdown_grace": 1,
             **more,
         }

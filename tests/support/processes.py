@@ -45,6 +45,7 @@ def environment(kafka: KafkaBroker | str, prefix: str, **more: object) -> dict[s
         "WPK_SHUTDOWN_GRACE": "5s",
         "WPK_SANDBOX": "off",
         "WPK_HTTP_ALLOW": "*",
+        "WPK_POLICY_FILE": "open",
         "PROMETHEUS_HOST": "127.0.0.1",
         "PROMETHEUS_PORT": 0,
         **more,

@@ -206,6 +206,12 @@ def test_what_is_not_known_yet_is_decided_when_it_is() -> None:
     assert judged(rules, known, final=False).decision is Decision.ALLOWED
 
 
+def test_who_is_refused_learns_which_rule_allows_such_steps_to_others() -> None:
+    rules = allow(f"requesters: [bob], signed_by: [release], {IN_SHOP}")
+    assert "such steps are allowed by r, but to other runs" in judged(rules, step("k8s", **RESTART)).message
+    assert "such steps" not in judged(rules, step("delay")).message
+
+
 def test_a_secret_must_be_named_by_a_rule_that_allows_the_step() -> None:
     rules = policy(
         "rules:\n"
