@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from consumer.engine import permits
 from consumer.engine.execution import Execution
@@ -50,13 +50,9 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         checked = await _check(state, services)
         if _ended(execution):  # cancelled meanwhile
             return None
-        permit = None
-        if checked.package is not None and not checked.errors:
-            permit = permits.of_run(execution.state, checked.package, checked.parameters, services)
-            if not permit.problems and state.status is Status.PENDING:
-                checked = await preflight(state, checked, services)
-                if _ended(execution):
-                    return None
+        checked, permit = await _judged(execution, checked, services)
+        if _ended(execution):
+            return None
         execution.stage(*decide(execution.state, checked, permit, execution, services))
         if checked.package is None or permit is None or _ended(execution):
             return None
@@ -67,8 +63,19 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
     except (ValidationError, ValueError) as error:
         raise RuntimeError(f"the package of {state.execution_id} can't be read again: {error}") from error
     parameters = checks.with_defaults(package, _parameters(state))[0]
-    permit = permits.of_run(state, package, parameters, services)  # that it may run was decided: each step is judged
+    permit = await _permit(state, package, parameters, services)  # that it may run was decided: each step is judged
     return Prepared(package=package, parameters=parameters, permit=permit)
+
+
+async def _judged(execution: Execution, checked: Checked, services: Services) -> tuple[Checked, Permit | None]:
+    """The policy's answer to a package that is in order, and what a run that may begin lacks in rights."""
+    state = execution.state
+    if checked.package is None or checked.errors:
+        return checked, None
+    permit = await _permit(state, checked.package, checked.parameters, services)
+    if not permit.problems and state.status is Status.PENDING and not _ended(execution):
+        checked = await preflight(state, checked, services)
+    return checked, permit
 
 
 def _ended(execution: Execution) -> bool:
@@ -104,9 +111,19 @@ async def _check(state: ExecutionState, services: Services) -> Checked:
             workflow_id=state.workflow_id,
         )
 
-    if len(orjson.dumps(content)) <= _INLINE:
-        return check()
-    return await asyncio.to_thread(check)
+    return await asyncio.to_thread(check) if _is_large(content) else check()
+
+
+async def _permit(
+    state: ExecutionState, package: WorkflowPackage, parameters: JsonObject, services: Services
+) -> Permit:
+    if _is_large((state.command or {}).get("wpk_content")):
+        return await asyncio.to_thread(permits.of_run, state, package, parameters, services)
+    return permits.of_run(state, package, parameters, services)
+
+
+def _is_large(content: JsonValue) -> bool:
+    return len(orjson.dumps(content)) > _INLINE
 
 
 def decide(
