@@ -16,9 +16,10 @@ def canonical(value: JsonValue) -> bytes:
     """The one byte form of a JSON value. Raises ValueError where it has none (NaN, integers beyond 2**53).
 
     orjson is several times faster and gives the same bytes unless the value holds a float that JavaScript writes
-    otherwise, or keys that UTF-16 sorts otherwise; those go through the reference implementation.
+    otherwise, or keys that UTF-16 sorts otherwise; those go through the reference implementation. Of the floats most
+    are whole (`1.0` s): those are integers in JavaScript.
     """
-    if _simple(value):
+    if _simple(value) or _simple(value := _whole(value)):
         return orjson.dumps(value, option=_FAST)
     try:
         return rfc8785.dumps(value)
@@ -36,6 +37,17 @@ def _simple(value: JsonValue) -> bool:
     if isinstance(value, list):
         return all(_simple(item) for item in value)
     return all(key.isascii() and _simple(item) for key, item in value.items())
+
+
+def _whole(value: JsonValue) -> JsonValue:
+    """The value with integers for its floats that are whole."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= _MAX_SAFE else value
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value
 
 
 def digest(value: JsonValue) -> str:

@@ -251,11 +251,12 @@ class Loop(asyncio.AbstractEventLoop):
             heapq.heappop(timers)
         if not timers:
             raise SimulationError(f"nothing is left to run\n{self.stacks()}")
-        self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            handle = heapq.heappop(timers)[2]
+        now = self._now = max(self._now, timers[0][0])
+        pop, enqueue = heapq.heappop, self._enqueue
+        while timers and timers[0][0] <= now:
+            handle = pop(timers)[2]
             if not handle._cancelled:
-                self._enqueue(handle)
+                enqueue(handle)
 
     def _enqueue(self, handle: Handle) -> None:
         process = handle.process
@@ -269,7 +270,11 @@ class Loop(asyncio.AbstractEventLoop):
         self, process: Process, callback: Callable[..., object], args: tuple[object, ...], context: Context
     ) -> Handle:
         handle = Handle(process, callback, args, context, 0.0)
-        self._enqueue(handle)
+        if not process.dead:  # as `_enqueue`, without the call
+            ready = process.ready
+            if not ready and not process.frozen:
+                self._runnable.append(process)
+            ready.append(handle)
         return handle
 
     def _later(
