@@ -142,14 +142,16 @@ class Verifier:
             number = min(chain.waiting)
             after = chain.waiting[number][0]
             begins, seq = chain.seq == 0, chain.seq
-            missing = chain.jump(self._tell, self._taken)
+            only_logs = not begins and self._logs_expired(chain.partition, before)
             tale = chain.story
             assert isinstance(tale, Tale)
-            if begins and (self._scope.from_middle or self._has_expired(chain.partition)):
-                self.report.begun_before += 1
-                tale.forget_steps()
-            elif not begins and self._logs_expired(chain.partition, before):
+            if not only_logs:
+                tale.forget_steps()  # before those that follow are taken: what they rest on is not known
+            missing = chain.jump(self._tell, self._taken)
+            if only_logs:
                 self.report.expired += missing
+            elif begins and (self._scope.from_middle or self._has_expired(chain.partition)):
+                self.report.begun_before += 1
             else:
                 self._tell(_missing(seq, number, before, after))
         self._waiting.discard(chain)
