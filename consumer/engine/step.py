@@ -3,6 +3,7 @@ raises."""
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -42,6 +43,12 @@ _MAX_UNDO = 800_000
 #: A step's error and the summary of its undo record stand in the state's head beside those of all other steps: the
 #: more steps, the shorter (bytes).
 _MAX_MESSAGE, _MAX_MESSAGES = 4000, 100_000
+#: Stands for a secret that can't be had, where only the kind of action is asked for.
+_UNREVEALED = "unknown"
+_OTHERWISE = (
+    "the agent was interrupted while it ran, and what it is configured to do now may not simply be made again; whether "
+    "it took effect is not known"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +172,12 @@ class StepRunner:
         return action is not None and action.repeatable and bool(getattr(action, "waits", False))
 
     async def _action(self, handler: Handler, phase: Phase) -> Action | None:
+        """What the step would do; a secret that can't be had is the attempt's own matter, which says so."""
         try:
-            await self._reveal(handler)
-            return self._adapter(handler).prepare(dict(handler.config), self._scope(phase, attempt=1))
+            with contextlib.suppress(StepError):
+                await self._reveal(handler)
+            scope = replace(self._scope(phase, attempt=1), secrets=lambda name: self._revealed.get(name, _UNREVEALED))
+            return self._adapter(handler).prepare(dict(handler.config), scope)
         except (StepError, ConfigError):
             return None
         except Exception as error:
@@ -307,6 +317,8 @@ class StepRunner:
             return self._planned(_unknowable(handler, adapter, scope))
         action = adapter.prepare(dict(handler.config), scope)
         permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
+        if attempt.repeated and not attempts.may_repeat(handler, repeatable=action.repeatable, dry=context.dry_run):
+            raise PermanentError(_OTHERWISE, code="interrupted")
         limit = self._limit(handler, action)
         if context.dry_run:
             return self._planned(await self._timed(action.plan(context), limit, handler))

@@ -12,7 +12,8 @@ import pytest
 
 from consumer.engine import runner
 from consumer.engine.incoming import Incoming, Unreadable
-from consumer.errors import OwnershipLost
+from consumer.engine.step import StepRunner
+from consumer.errors import OwnershipLost, TemporaryError
 from consumer.ports import CommandTopic, Record, Topic
 from consumer.workflow.attempts import MAX_INTERRUPTIONS
 from schemas import events
@@ -188,6 +189,65 @@ async def test_an_interrupted_step_is_repeated_or_not_as_the_package_says_over_t
     assert state.status is Status.COMPLETED
     assert probe.seen["e1"].effects.count("run safe 1") == 1
     error = state.steps["safe"].error
+    assert error is not None
+    assert error.type == "interrupted"
+
+
+async def test_a_repeatable_step_whose_secret_is_away_at_a_take_over_says_so_and_is_tried_again(
+    probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = [0]
+
+    async def fetch(self: Any, names: Any) -> Mapping[str, str]:
+        if away[0]:
+            away[0] -= 1
+            raise TemporaryError("the secret KEY can't be read: the mount is not there yet", code="secret_unreadable")
+        return {"KEY": "value-of-the-secret"}
+
+    monkeypatch.setattr(engine_house.Secrets, "__call__", fetch)
+    config = {"wait": True, "repeatable": True, "output": "${secrets.KEY}"}
+    again = {"max_attempts": 2, "backoff": "0s", "jitter": False}
+    async with house(probe, secrets={"KEY": "x"}) as h:
+        await h.execute(package(step("a", config, retry=again)))
+        await eventually(lambda: probe.seen["e1"].effects == ["run a 1"], timeout=PATIENCE)
+        away[0] = 2  # asked of what kind the step is, and in the attempt itself
+        await h.move()
+        await eventually(lambda: "run a 2" in probe.seen["e1"].effects, timeout=PATIENCE)
+        probe.seen["e1"].release["a"].set()
+        state = await h.over()
+    retrying = [event.data for event in h.events() if event.name == "step.retrying"]
+    assert [each.error.type for each in retrying if isinstance(each, events.StepRetrying)] == ["secret_unreadable"]
+    assert state.status is Status.COMPLETED
+
+
+async def test_a_step_that_turns_out_not_to_be_repeatable_once_its_secret_is_known_is_not_made_again(
+    probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets: dict[str, str] = {"KEY": "value-of-the-secret"}
+
+    async def fetch(self: Any, names: Any) -> Mapping[str, str]:
+        return dict(secrets)
+
+    def repeatable(action: Any) -> bool:
+        return action.config.output != "value-of-the-secret"
+
+    monkeypatch.setattr(engine_house.Secrets, "__call__", fetch)
+    monkeypatch.setattr(probe.ProbeAction, "repeatable", property(repeatable))
+    async with house(probe, secrets=secrets) as h:
+        await h.execute(package(step("a", {"wait": True, "output": "${secrets.KEY}"})))
+        await eventually(lambda: probe.seen["e1"].effects == ["run a 1"], timeout=PATIENCE)
+        reveal, known = StepRunner._reveal, []
+
+        async def too_late(self: StepRunner, handler: Any) -> None:
+            known.append(handler.name)
+            if len(known) > 1:
+                await reveal(self, handler)
+
+        monkeypatch.setattr(StepRunner, "_reveal", too_late)
+        await h.move()
+        state = await h.over()
+    assert [each for each in probe.seen["e1"].effects if each.startswith("run ")] == ["run a 1"]
+    error = state.steps["a"].error
     assert error is not None
     assert error.type == "interrupted"
 
