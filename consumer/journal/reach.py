@@ -33,8 +33,7 @@ async def patiently(
 
     In Kubernetes agents and brokers start in any order, and a name may not resolve before its pod is ready.
     `on_trouble` is told each time why it is waited. Raises SettingsError: the last one when the time is over, and at
-    once where
-    Kafka answered, or refuses the certificate or the user.
+    once where Kafka answered, or refuses the certificate or the user.
     """
     began, told, pause = time.monotonic(), float("-inf"), _PAUSES[0]
     while True:
