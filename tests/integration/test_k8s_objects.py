@@ -56,7 +56,7 @@ async def test_undo_of_a_patch_restores_the_fields_it_touched_and_no_others(api:
     assert api.get("Deployment", "api")["spec"]["replicas"] == 5
 
 
-async def test_no_value_of_a_secret_leaves_the_adapter_but_in_the_undo_record(api: K8sApi, steps: Steps) -> None:
+async def test_no_value_of_a_secret_leaves_the_adapter_and_the_undo_record_is_sealed(api: K8sApi, steps: Steps) -> None:
     api.create("Secret", "payments", {"metadata": {"name": "db"}, "data": {"password": SECRET, "user": "cm9vdA=="}})
     target = {"resource_type": "secret", "name": "db"}
     config = {"action": "patch", **target, "data": {"password": "bmV1"}}
@@ -69,13 +69,22 @@ async def test_no_value_of_a_secret_leaves_the_adapter_but_in_the_undo_record(ap
     undone = await steps.undo()
     assert undone["restored"] == ["data.password"]
     assert api.get("Secret", "db")["data"]["password"] == SECRET
-    said = repr((plan, output, whole, undone, steps.lines, steps.summaries))
+    said = repr((plan, output, whole, undone, steps.lines, steps.summaries, steps.records))
     assert SECRET not in said
     assert "bmV1" not in said
     one = await steps.run({"action": "get", **target, "field": "data.password"}, "one")
     assert one["value"] == SECRET
     part = await steps.run({"action": "get", **target, "field": "data"}, "part")
     assert part["value"] == {"password": "***", "user": "***"}
+
+
+async def test_a_sealed_record_that_was_changed_is_refused(api: K8sApi, steps: Steps) -> None:
+    api.create("Secret", "payments", {"metadata": {"name": "db"}, "data": {"password": SECRET}})
+    await steps.run({"action": "patch", "resource": "secret/db", "data": {"password": "bmV1"}})
+    steps.records["step"]["about"] = []  # what it is about can be read, but not be exchanged
+    with pytest.raises(PermanentError, match="was changed since it was made"):
+        await steps.undo()
+    assert api.get("Secret", "db")["data"] == {"password": "bmV1"}
 
 
 async def test_an_invalid_value_for_a_secret_is_not_quoted_in_the_error(api: K8sApi, steps: Steps) -> None:
