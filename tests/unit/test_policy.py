@@ -20,7 +20,7 @@ from consumer.workflow.scope import UNKNOWN, ExecutionScope
 from schemas.wpk import WorkflowPackage
 
 FACTS = {
-    "k8s": lambda config, scope: [k8s_facts.of(config, scope)],
+    "k8s": k8s_facts.of,
     "api": api_facts.of,
     "shell": lambda config, scope: [shell_facts.of(config, scope)],
 }
@@ -67,6 +67,8 @@ TO_API = "steps: {api: {hosts: ['*.example.com'], methods: [GET], ports: [443]}}
 GET = {"url": "https://a.example.com/x"}
 DF = "steps: {shell: {programs: [df], network: false}}"
 
+MAP = {"apiVersion": "v1", "kind": "ConfigMap"}
+
 #: conditions, adapter, config, whether it is allowed
 TABLE: list[tuple[str, str, dict[str, Any], bool]] = [
     ("steps: {delay: {}}", "delay", {"duration": "1s"}, True),
@@ -106,6 +108,15 @@ TABLE: list[tuple[str, str, dict[str, Any], bool]] = [
     (IN_SHOP, "k8s", {"action": "apply", "manifest": [placed("shop"), placed("shop")]}, True),
     (IN_SHOP, "k8s", {"action": "apply", "manifest": [placed("shop"), placed("bank")]}, False),
     (IN_SHOP, "k8s", {"action": "apply", "namespace": "shop", "manifest": ["nonsense"]}, False),
+    (IN_SHOP, "k8s", {"action": "apply", "manifest": {**MAP, "metadata": {"namespace": "shop"}}}, True),
+    (IN_SHOP, "k8s", {"action": "apply", "namespace": "shop", "manifest": [MAP, MAP]}, True),
+    (
+        IN_SHOP,
+        "k8s",
+        {"action": "apply", "namespace": "shop", "manifest": [MAP, {**MAP, "metadata": {"namespace": "prod"}}]},
+        False,
+    ),
+    ("steps: {k8s: {kinds: [configmap]}}", "k8s", {"action": "apply", "manifest": [MAP, {"kind": "Secret"}]}, False),
     # HTTP
     (TO_API, "api", GET, True),
     (TO_API, "api", {"url": "https://A.Example.COM./x"}, True),

@@ -81,7 +81,7 @@ class K8sAdapter:
 
     def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
         """What the step touches, for the policy."""
-        return [facts.of(config, scope)]
+        return facts.of(config, scope)
 
     def undeclared(self, config: JsonObject, scope: Scope, declared: Sequence[str], *, undone: bool) -> list[str]:
         return preflight.undeclared(config, scope, declared, undone=undone)
