@@ -126,6 +126,19 @@ async def test_undo_takes_back_only_what_the_step_cordoned(steps: Steps, nodes: 
     assert not await nodes.is_cordoned(ours) and await nodes.is_cordoned(theirs)
 
 
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+async def test_the_undo_of_a_cordon_whose_node_was_replaced_says_so(steps: Steps, nodes: Nodes, policy: str) -> None:
+    await steps.run({"action": "cordon", "name": nodes.first, "on_foreign_change": policy})
+    steps.records["step"] = {**steps.records["step"], "uid": "of-the-node-before"}
+
+    if policy == "stop":
+        with pytest.raises(PermanentError, match="another object of that name"):
+            await steps.undo()
+    else:
+        assert "another object of that name" in str((await steps.undo())["not_restored"])
+    assert await nodes.is_cordoned(nodes.first)
+
+
 async def test_uncordon_is_undone_by_cordoning_again(steps: Steps, nodes: Nodes) -> None:
     await nodes.space.kubectl("cordon", nodes.first)
     await steps.run({"action": "uncordon", "name": nodes.first})

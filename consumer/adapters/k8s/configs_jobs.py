@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from consumer.adapters.k8s import kinds
-from consumer.adapters.k8s.configs_base import ActionConfig, Manifest, Name
+from consumer.adapters.k8s.configs_base import Manifest, Name
+from consumer.adapters.k8s.configs_changes import ChangingConfig
 from consumer.ports import JsonObject
 from schemas.failure import Problem
 from schemas.scalars import Duration
@@ -13,7 +14,7 @@ from schemas.scalars import Duration
 Cleanup = Literal["never", "on_success", "always"]
 
 
-class JobConfig(ActionConfig):
+class JobConfig(ChangingConfig):
     """Runs a Job to its end and passes on what its pods write. Give `manifest` or `template`.
 
     `name` is the new Job's where the manifest has none, else one is made that is the same for every attempt.

@@ -6,6 +6,7 @@ from typing import Literal
 
 from consumer.adapters.k8s import kinds
 from consumer.adapters.k8s.configs_base import SelectingConfig, Selector
+from consumer.adapters.k8s.configs_changes import ChangingConfig
 from consumer.ports import JsonObject
 from schemas.failure import Problem
 from schemas.scalars import Duration
@@ -13,19 +14,19 @@ from schemas.scalars import Duration
 ACTIONS = frozenset({"cordon", "uncordon", "drain"})
 
 
-class CordonConfig(SelectingConfig):
+class CordonConfig(ChangingConfig, SelectingConfig):
     """Keeps new pods away from nodes, as `kubectl cordon` does it."""
 
     action: Literal["cordon"]
 
 
-class UncordonConfig(SelectingConfig):
+class UncordonConfig(ChangingConfig, SelectingConfig):
     """Lets new pods onto nodes again, as `kubectl uncordon` does it."""
 
     action: Literal["uncordon"]
 
 
-class DrainConfig(SelectingConfig):
+class DrainConfig(ChangingConfig, SelectingConfig):
     """Empties nodes, as `kubectl drain` does it: cordons them, evicts their pods, and waits until those are gone."""
 
     action: Literal["drain"]

@@ -61,7 +61,7 @@ class Drain:
         until = deadline(self.config.timeout, step)
         found = await chosen(self.cluster, self.config, step)
         await self._looked_at([ref for ref, _ in found], step)
-        await set_unschedulable(self.cluster, found, step, wanted=True)
+        await set_unschedulable(self.cluster, self.config, found, step, wanted=True)
         evictions: list[Eviction] = []
         left: list[Sequence[Verdict]] = []
         cordoned: list[JsonValue] = [ref.name for ref, item in found if not is_cordoned(item)]

@@ -17,7 +17,7 @@ from consumer.adapters.k8s.config import CreateConfig
 from consumer.adapters.k8s.configs_jobs import JobConfig
 from consumer.adapters.k8s.following import PodLogs, container_statuses
 from consumer.adapters.k8s.patience import deadline, time_for
-from consumer.adapters.k8s.records import create_record
+from consumer.adapters.k8s.records import create_record, keep
 from consumer.adapters.k8s.together import beside
 from consumer.adapters.k8s.watching import Scene, State, until
 from consumer.errors import PermanentError, StepError, TemporaryError
@@ -72,7 +72,7 @@ class Job:
         ref, manifest = await self._checked(create, step)
         if step.captured is None:
             record = {**create_record(ref, step.idempotency_key), "began": datetime.now(UTC).isoformat()}
-            await step.capture(record, f"{ref} before its creation")
+            record = await keep(self.cluster, step, record, f"{ref} before its creation", self.config)
             step = replace(step, captured=record)
         elif await self.cluster.find(ref) is None and self._may_have_ended(step.captured, manifest):
             raise PermanentError(

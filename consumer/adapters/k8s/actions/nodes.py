@@ -10,12 +10,13 @@ from pydantic import JsonValue
 from consumer.adapters.k8s import diff, kinds, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.configs_nodes import CordonConfig, DrainConfig, UncordonConfig
-from consumer.adapters.k8s.records import fields_record, many_record
+from consumer.adapters.k8s.records import fields_record, keep, many_record
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, Plan, StepContext
 
 _PATH = ("spec", "unschedulable")
 Nodes = list[tuple[kinds.Ref, JsonObject]]
+NodesConfig = CordonConfig | UncordonConfig | DrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,11 @@ class Cordon:
 
     async def run(self, step: StepContext) -> JsonObject:
         found = await chosen(self.cluster, self.config, step)
-        await set_unschedulable(self.cluster, found, step, wanted=self._wanted)
+        await set_unschedulable(self.cluster, self.config, found, step, wanted=self._wanted)
         return _output(found, unschedulable=self._wanted)
 
 
-async def chosen(cluster: Cluster, config: CordonConfig | UncordonConfig | DrainConfig, step: StepContext) -> Nodes:
+async def chosen(cluster: Cluster, config: NodesConfig, step: StepContext) -> Nodes:
     """The nodes that the config names or selects; in a later attempt only those of the first. Raises PermanentError."""
     found = await targets.references(cluster, config)
     kind = found[0][0].kind
@@ -89,14 +90,16 @@ async def planned(cluster: Cluster, found: Nodes, *, unschedulable: bool) -> lis
     return changes
 
 
-async def set_unschedulable(cluster: Cluster, found: Nodes, step: StepContext, *, wanted: bool) -> None:
+async def set_unschedulable(
+    cluster: Cluster, config: NodesConfig, found: Nodes, step: StepContext, *, wanted: bool
+) -> None:
     """Cordons or uncordons those nodes that are not so yet; captures first what they were."""
     others = [(ref, item) for ref, item in found if is_cordoned(item) != wanted]
     if not others:
         return
-    if step.captured is None:
-        state = "cordoned" if wanted else "uncordoned"
-        await step.capture(_record(found, others, wanted=wanted), f"{subject(others)} before being {state}")
+    state = "cordoned" if wanted else "uncordoned"
+    summary = f"{subject(others)} before being {state}"
+    await keep(cluster, step, _record(found, others, wanted=wanted), summary, config)
     for ref, _ in others:
         await cluster.patch(ref, _patch(wanted=wanted))
 
