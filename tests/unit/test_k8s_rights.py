@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumer.adapters.k8s import build, kinds, rights, roles
+from consumer.adapters.k8s import build, kinds, preflight, rights, roles
 from consumer.adapters.k8s.config import MODELS
 from consumer.adapters.k8s.rights import Target
 from consumer.ports import JsonObject, Rights
 from consumer.workflow.checks import check_package
+from tests.support.k8s_page import sections
 from tests.support.k8s_steps import FixedScope
 
 
@@ -102,3 +103,16 @@ def test_each_action_is_in_a_role_and_no_role_has_everything() -> None:
     assert granted == set(MODELS)
     rules = [rule for role in roles.ROLES for rule in roles.rules(role)]
     assert not any("*" in (*rule["verbs"], *rule["resources"], *rule["apiGroups"]) for rule in rules)
+
+
+def test_the_page_has_each_action_with_an_example_that_is_valid_and_the_rights_of_the_table() -> None:
+    adapter = build(SimpleNamespace())
+    page = sections()
+    assert {section.action for section in page} == set(MODELS)
+    for section in page:
+        assert section.example["action"] == section.action
+        assert adapter.check(section.example, FixedScope()) == [], section.action
+        (wanted,) = preflight.read(section.example, FixedScope())
+        target = wanted.target(kinds.built_in(str(wanted.word)), None)
+        assert section.rights == {str(right) for right in rights.needed(target) if not right.optional}, section.action
+        assert section.undo

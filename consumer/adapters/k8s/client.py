@@ -69,6 +69,8 @@ class _Link:
 
     connector: Connector
     connection: Connection | None = None
+    retired: list[Connection] = field(default_factory=list)
+    """Those of former certificates: what runs on them may go on to its end."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     kinds: dict[str, kinds.Kind] = field(default_factory=dict)
     """Those found by discovery, by the word they were asked for."""
@@ -95,8 +97,10 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        connection, self._link.connection = self._link.connection, None
-        if connection is not None:
+        link = self._link
+        connections = [*link.retired, *([link.connection] if link.connection is not None else [])]
+        link.connection, link.retired = None, []
+        for connection in connections:
             await connection.api.close()
 
     async def connection(self) -> Connection:
@@ -105,6 +109,16 @@ class Cluster:
             if self._link.connection is None:
                 self._link.connection = await self._link.connector.connect()
             return self._link.connection
+
+    async def _renewed(self, former: Connection) -> Connection:
+        """The connection with credentials read anew; by the first of those whom the former ones failed."""
+        link = self._link
+        async with link.lock:
+            if link.connection is former:
+                link.connection = await link.connector.connect(former)
+                if link.connection.api is not former.api:
+                    link.retired.append(former)
+            return link.connection or former
 
     # --- objects ---------------------------------------------------------------------------------------------
 
@@ -281,7 +295,7 @@ class Cluster:
             failure = await bodies.failure(response, call.request)
             if response.status == 401 and not renewed:
                 renewed = True
-                await connection.renew()
+                connection = await self._renewed(connection)
                 continue
             throttled = response.status == 429 and failure.code != "disruption_budget"  # a budget needs its time
             may_repeat = throttled or (call.request.reads and response.status >= 500)

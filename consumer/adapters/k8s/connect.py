@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from consumer.adapters.k8s import errors
+from consumer.errors import StepError
 
 if TYPE_CHECKING:  # the library is imported lazily
     from kubernetes_asyncio.client import ApiClient
 
 _DEFAULT_KUBECONFIG = Path("~/.kube/config")
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+#: Where Kubernetes puts a pod's token, namespace and authority.
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _POOL = 100
+#: How long an exec plug-in of the kubeconfig may take.
+_PLUGIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,51 +35,64 @@ class Connection:
     api: ApiClient
     namespace: str
     """Where steps work that name no namespace."""
-    source: Connector
+    identity: tuple[bytes, ...]
+    """What an open session can't change: where the server is, the authorities, the client's certificate."""
 
     @property
     def host(self) -> str:
         """Where the API server is, for messages."""
         return str(self.api.configuration.host)
 
-    async def renew(self) -> None:
-        """Reads the credentials again (an exec plugin's token that expired, a rotated file)."""
-        await self.source.load(self.api.configuration)
-
 
 class Connector:
     """Where the cluster is described. `kubeconfig` is a path, or several with the system's path separator."""
 
-    def __init__(self, kubeconfig: str | None) -> None:
+    def __init__(self, kubeconfig: str | None, account: Path = _ACCOUNT) -> None:
+        """`account`: the directory of the pod's service account."""
         self._kubeconfig = kubeconfig
+        self._account = account
 
-    async def connect(self) -> Connection:
-        """Opens a client; it connects with the first request. Raises PermanentError `no_cluster`."""
+    async def connect(self, former: Connection | None = None) -> Connection:
+        """Opens a client; it connects with the first request. Raises PermanentError `no_cluster`.
+
+        `former`: one whose credentials are no longer accepted. They are read again, and its session is used on unless
+        the certificate is another one now.
+        """
         await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.config")  # a third of a second
         from kubernetes_asyncio.client import ApiClient, Configuration  # noqa: PLC0415 - lazy, see above
 
         configuration = Configuration()
         configuration.connection_pool_maxsize = _POOL
         namespace = await self.load(configuration)
+        identity = await asyncio.to_thread(_identity, configuration)
+        if former is not None and former.identity == identity:
+            used: Any = former.api.configuration
+            used.api_key, used.refresh_api_key_hook = configuration.api_key, configuration.refresh_api_key_hook
+            return Connection(former.api, namespace, identity)
         api = ApiClient(configuration=configuration)
         api.user_agent = "wpk-agent"
-        return Connection(api, namespace, self)
+        return Connection(api, namespace, identity)
 
     async def load(self, configuration: Any) -> str:
         """Fills the library's Configuration; gives the default namespace."""
         try:
             paths = self._paths()
             if paths is None:
-                return await asyncio.to_thread(_load_in_cluster, configuration)
+                return await asyncio.to_thread(_load_in_cluster, configuration, self._account)
             return await _load_kubeconfig(paths, configuration)
         except (OSError, yaml.YAMLError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise errors.no_cluster(f"the kubeconfig can't be used ({_short(error)})") from error
+        except StepError:
+            raise
         except Exception as error:
             from kubernetes_asyncio.config import ConfigException  # noqa: PLC0415 - lazy, see above
 
             if not isinstance(error, ConfigException):
                 raise
-            raise errors.no_cluster(_short(error)) from error
+            why = _short(error)
+            if why.startswith("exec: "):
+                raise errors.no_credentials(why.removeprefix("exec: ")) from error
+            raise errors.no_cluster(why) from error
 
     def _paths(self) -> list[Path] | None:
         """The kubeconfig files that exist; None: use the pod's service account."""
@@ -107,25 +124,46 @@ async def _load_kubeconfig(paths: list[Path], configuration: Any) -> str:
     # A first file without a section breaks the library's merger, so the merged names are checked here, in our words.
     if not any(c.get("name") == current for d in documents for c in d.get("contexts") or []):
         raise errors.no_cluster(f'the current-context "{current}" is not among the contexts')
-    loader = await load_kube_config(
-        config_file=os.pathsep.join(map(str, paths)),
-        context=current,
-        client_configuration=configuration,
-        persist_config=False,
-    )
+    try:
+        async with asyncio.timeout(_PLUGIN_SECONDS):
+            loader = await load_kube_config(
+                config_file=os.pathsep.join(map(str, paths)),
+                context=current,
+                client_configuration=configuration,
+                persist_config=False,
+            )
+    except TimeoutError as error:
+        raise errors.no_credentials(f"no answer within {_PLUGIN_SECONDS:g} s") from error
+    _check_plugin(loader, configuration)
     context = loader.current_context or {}
     return str((context.get("context") or {}).get("namespace") or "default")
 
 
-def _load_in_cluster(configuration: Any) -> str:
-    from kubernetes_asyncio import config  # noqa: PLC0415 - lazy, see above
+def _check_plugin(loader: Any, configuration: Any) -> None:
+    """Raises TemporaryError where the user's exec plug-in gave nothing: the library would go on as nobody."""
+    user = loader._user
+    if user and "exec" in user and not (configuration.api_key or configuration.cert_file):
+        raise errors.no_credentials("it gives neither a token nor a certificate with its key")
 
-    load: Any = config.load_incluster_config
-    load(client_configuration=configuration)
+
+def _load_in_cluster(configuration: Any, account: Path) -> str:
+    """The pod's service account. Its token rotates: the library reads it again each minute, and we after a 401."""
+    from kubernetes_asyncio.config import incluster_config  # noqa: PLC0415 - lazy, see above
+
+    loader: Any = incluster_config.InClusterConfigLoader(
+        token_filename=str(account / "token"), cert_filename=str(account / "ca.crt")
+    )
+    loader.load_and_set(configuration)
     try:
-        return _NAMESPACE_FILE.read_text().strip() or "default"
+        return (account / "namespace").read_text().strip() or "default"
     except OSError:
         return "default"
+
+
+def _identity(configuration: Any) -> tuple[bytes, ...]:
+    """See `Connection.identity`."""
+    paths = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
+    return (str(configuration.host).encode(), *(Path(path).read_bytes() if path else b"" for path in paths))
 
 
 def _short(error: BaseException) -> str:

@@ -254,3 +254,8 @@ def no_cluster(why: str) -> PermanentError:
         "with a service account",
         code="no_cluster",
     )
+
+
+def no_credentials(why: str) -> TemporaryError:
+    """The kubeconfig's exec plug-in gives none."""
+    return TemporaryError(f"the kubeconfig's exec plug-in gives no credentials: {why}", code="no_credentials")

@@ -43,6 +43,8 @@ class Wanted:
     name: str
     selected: bool
     template: bool
+    undoable: bool
+    """False: the step is told to keep nothing for its undo."""
 
     def target(self, kind: kinds.Kind | None, namespace: str | None) -> Target:
         """With the kind and the namespace that the words stand for."""
@@ -93,6 +95,7 @@ def _read(config: JsonObject, scope: Scope) -> Wanted | None:
         name="" if ("manifest", "metadata", "name") in found.unknown else rest,
         selected=full.get("selector") is not None,
         template=full.get("template") is not None,
+        undoable=full.get("undo") is not False,
     )
 
 
@@ -114,7 +117,7 @@ def undeclared(config: JsonObject, scope: Scope, declared: Sequence[str], *, und
     for wanted in read(config, scope):
         kind = _built_in(wanted)
         if kind is not None or wanted.word is None:
-            needed += _rights(wanted.target(kind, None), undone=undone)
+            needed += _rights(wanted.target(kind, None), undone=undone and wanted.undoable)
     return rights.undeclared(needed, declared)
 
 
@@ -174,7 +177,7 @@ class Preflight:
         namespace = None
         if kind is None or kind.namespaced:
             namespace = wanted.namespace or (await self._cluster.connection()).namespace
-        return _rights(wanted.target(kind, namespace), undone=step.undone)
+        return _rights(wanted.target(kind, namespace), undone=step.undone and wanted.undoable)
 
     async def _kind(self, wanted: Wanted) -> kinds.Kind | None:
         if wanted.word is None or (known := _built_in(wanted)) is not None:
