@@ -9,7 +9,7 @@ import yaml
 
 from tests.support.control_plane import KubernetesCluster, Space
 from tests.support.control_plane.kubectl import Object
-from tests.support.control_plane.manifests import template, workload
+from tests.support.control_plane.manifests import job, workload
 from tests.support.k8s_page import Section, sections
 from tests.support.k8s_steps import Steps
 
@@ -19,11 +19,7 @@ _DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 
 async def furnish(space: Space) -> None:
     """What the examples work on."""
-    spec = {
-        "schedule": "0 3 * * *",
-        "jobTemplate": {"spec": {"template": template("report", "job:1", {"exit-code": 0})}},
-    }
-    spec["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] = "Never"  # type: ignore[index]
+    spec = {"schedule": "0 0 1 1 *", "suspend": True, "jobTemplate": {"spec": job("report")["spec"]}}
     cron: Object = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "report"}, "spec": spec}
     old: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "old"}}
     await space.apply(workload("Deployment", "api", replicas=1), cron, old)
