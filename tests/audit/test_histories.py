@@ -168,3 +168,13 @@ def test_what_began_before_the_reading_is_verified_from_there_on() -> None:
     broken = records(trail)
     report, _ = judge([*broken[:2], *broken[3:]], from_middle=True)
     assert [(finding.kind, finding.seq) for finding in report.broken] == [(Kind.MISSING, 7)]
+
+
+def test_the_state_of_an_execution_that_began_before_the_reading_asks_for_no_events() -> None:
+    verifier = Verifier(Scope(channels=CHANNELS, beginnings={}, from_middle=True))
+    verifier.add(records([told.value for told in completed("e1")]))
+    verifier.finish()
+    verifier.witness({"long-ago": Head(9, "ab" * 32, expected=False)})
+    assert verifier.report.holds
+    verifier.witness({"gone": Head(9, "ab" * 32)})
+    assert [(finding.kind, finding.execution_id) for finding in verifier.report.broken] == [(Kind.CUT, "gone")]
