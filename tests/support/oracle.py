@@ -26,6 +26,8 @@ from tests.support.k8s_steps import Steps
 Object = dict[str, Any]
 #: Stands for the row's own name, wherever a row has a name.
 NAME = "NAME"
+#: Stands for a node: one for kubectl, another for the adapter.
+NODE = "NODE"
 #: Differs from object to object and from run to run; the status comes in its own time.
 _OWN = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "deletionTimestamp", "status"}
 #: From the adapter's output and lines to what kubectl prints.
@@ -34,13 +36,15 @@ Said = Callable[[JsonObject, list[str]], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing that both are asked to do. `NAME` in any text is the row's own name; commands are split as by sh."""
+    """One thing that both are asked to do. `NAME` and `NODE` stand for names; commands are split as by sh."""
 
     verb: str
     kind: str
     case: str
     kubectl: str
     step: JsonObject
+    manifest: Object | None = None
+    """What kubectl reads of its input."""
     given: tuple[Object, ...] = ()
     """What is there before, in both namespaces."""
     before: tuple[str, ...] = ()
@@ -57,12 +61,12 @@ class Row:
         """What its objects are called; ids of tests are the same."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.verb} {self.kind} {self.case}".lower()).strip("-")[:50].strip("-")
 
-    def commands(self, texts: Iterable[str]) -> list[list[str]]:
-        return [[part.replace(NAME, self.name) for part in shlex.split(text)] for text in texts]
+    def command(self, text: str, node: str = "") -> list[str]:
+        return [part.replace(NAME, self.name).replace(NODE, node) for part in shlex.split(text)]
 
-    def named(self, value: Any) -> Any:
+    def named(self, value: Any, node: str = "") -> Any:
         """The value with the row's own name."""
-        return json.loads(json.dumps(value).replace(NAME, self.name))
+        return json.loads(json.dumps(value).replace(NAME, self.name).replace(NODE, node))
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,18 @@ class Oracle:
     steps: Steps
     theirs: str
     ours: str
+    nodes: tuple[str, str] = ("node-1", "node-2")
+    """kubectl's, and the adapter's."""
 
     @property
-    def both(self) -> tuple[str, str]:
-        return self.theirs, self.ours
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """kubectl's namespace and node, and the adapter's."""
+        return (self.theirs, self.nodes[0]), (self.ours, self.nodes[1])
 
     async def make(self, *manifests: Object) -> None:
         """Puts objects into both namespaces, which are made where they are not there yet."""
         items: list[Object] = []
-        for namespace in self.both:
+        for namespace, _ in self.sides:
             named: Object = {"apiVersion": "v1", "metadata": {"name": namespace}}
             account: Object = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
             items += [{**named, "kind": "Namespace"}, _placed(account, namespace)]
@@ -90,14 +97,12 @@ class Oracle:
         # By the server: else it would be a race with the controller that makes a namespace's service account.
         await self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=document)
 
-    async def in_both(self, arguments: list[str]) -> None:
-        await asyncio.gather(*(self.kubectl("-n", namespace, *arguments) for namespace in self.both))
-
     async def hold(self, row: Row) -> tuple[str, str]:
         """Lets both do what the row says, and compares. Gives what each said where it refused."""
         await self.make(*row.named(row.given))
-        for arguments in row.commands(row.before):
-            await self.in_both(arguments)
+        for text in row.before:
+            both = ((namespace, row.command(text, node)) for namespace, node in self.sides)
+            await asyncio.gather(*(self.kubectl("-n", namespace, *arguments) for namespace, arguments in both))
         theirs, ours = await asyncio.gather(self._kubectl(row), self._adapter(row))
         if row.refused:
             assert isinstance(theirs, KubectlFailed), f"kubectl does it, and says: {theirs}"
@@ -113,15 +118,15 @@ class Oracle:
         return (_one_line(theirs.error), _one_line(str(ours))) if isinstance(theirs, KubectlFailed) else ("", "")
 
     async def _kubectl(self, row: Row) -> str | KubectlFailed:
-        (arguments,) = row.commands([row.kubectl])
+        stdin = None if row.manifest is None else json.dumps(row.named(row.manifest))
         try:
-            return await self.kubectl("-n", self.theirs, *arguments)
+            return await self.kubectl("-n", self.theirs, *row.command(row.kubectl, self.nodes[0]), stdin=stdin)
         except KubectlFailed as failure:
             return failure
 
     async def _adapter(self, row: Row) -> JsonObject | StepError:
         try:
-            return await self.steps.run(row.named(row.step))
+            return await self.steps.run(row.named(row.step, self.nodes[1]))
         except StepError as refusal:
             return refusal
 
@@ -129,11 +134,12 @@ class Oracle:
         """What is left is the same, once the controllers have done their part (revisions, what was owned)."""
         if row.left == "-":
             return
-        ((*what,),) = row.commands([row.left or f"{row.kind} {NAME}"])
+        what = row.left or f"{row.kind} {NAME}"
+        sides = [(row.command(what, node), namespace, node) for namespace, node in self.sides]
         last: list[str] = []
 
         async def alike() -> bool:
-            theirs, ours = await asyncio.gather(*(self._left(what, namespace) for namespace in self.both))
+            theirs, ours = await asyncio.gather(*(self._left(*side) for side in sides))
             last[:] = difflib.unified_diff(theirs.splitlines(), ours.splitlines(), "kubectl", "adapter", lineterm="")
             return theirs == ours
 
@@ -142,9 +148,13 @@ class Oracle:
         except pytest.fail.Exception:
             pytest.fail("they leave different things behind:\n" + "\n".join(last))
 
-    async def _left(self, what: list[str], namespace: str) -> str:
+    async def _left(self, what: list[str], namespace: str, node: str) -> str:
         said = await self.kubectl("-n", namespace, "get", "--ignore-not-found", "-o", "json", *what)
-        return bare(json.loads(said), namespace) if said.strip() else ""
+        if not said.strip():
+            return ""
+        item = json.loads(said)
+        uid = item["metadata"].get("uid", namespace)  # labels of a job and its pods hold it; a list has none
+        return bare(item, namespace, node, uid)
 
 
 def _placed(item: Object, namespace: str) -> Object:

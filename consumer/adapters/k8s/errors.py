@@ -78,6 +78,8 @@ class _Refusal:
     fate: Fate = "permanent"
 
 
+#: What the API server says, with the status 500, of a manifest to apply that does not fit the kind's schema.
+_MISFIT = re.compile(r"failed to create typed patch object")
 #: Looked through in this order. The words are the API server's own: RBAC, admission plug-ins and validation give no
 #: other sign of which of them refused (all are 403, or 422).
 _REFUSALS = (
@@ -101,6 +103,12 @@ _REFUSALS = (
         "pod_security",
         "{subject}: the Pod Security level of the namespace does not allow it: {text}; change the pod's "
         "securityContext, or the namespace's pod-security.kubernetes.io labels",
+    ),
+    _Refusal(
+        frozenset({500}),
+        _MISFIT,
+        "invalid",
+        "{subject}: the manifest does not fit the kind's schema: {text}",
     ),
     _Refusal(
         frozenset({500, 503}),
@@ -161,7 +169,7 @@ def _text(body: JsonValue, request: Request) -> str:
     """What a Status object says, cut; field names only where its text may quote a secret."""
     if not isinstance(body, dict) or body.get("kind") != "Status":
         return "(no Status object)"
-    if request.secret and body.get("code") in (400, 422):
+    if request.secret and (body.get("code") in (400, 422) or _MISFIT.search(_message(body))):
         details = body.get("details")
         causes = details.get("causes") if isinstance(details, dict) else None
         fields = [str(c.get("field")) for c in causes if isinstance(c, dict)] if isinstance(causes, list) else []
