@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 import structlog
@@ -33,10 +32,12 @@ from consumer.journal.connection import explain
 from consumer.journal.queue import Append, AppendQueue, newest_state
 from consumer.journal.reader import Start
 from consumer.journal.restore import Restored, StateLog, look_back, restore
+from consumer.journal.terms import Batch, Identity, Limits, Phase, Stats, Trouble
 from consumer.journal.writer import Writer
 from consumer.ports import CommandTopic, Record, Topic
 from schemas.scalars import format_moment
 
+__all__ = ["Identity", "Limits", "PartitionOwner", "Phase", "Stats", "Trouble"]
 log = structlog.get_logger(__name__)
 
 #: Opens the state partition's log for reading from a place.
@@ -49,74 +50,6 @@ _REMIND_SECONDS = 60.0
 _MEND_SECONDS = 600.0
 
 
-class Phase(enum.Enum):
-    """Where an owner is in its life."""
-
-    FENCING = "fencing"
-    RESTORING = "restoring"
-    ACTIVE = "active"
-    QUIESCING = "quiescing"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who claims the partition."""
-
-    agent: str
-    group: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of an owner, in bytes and seconds."""
-
-    record_bytes: int = 1_000_000
-    """The largest record; see `topics.TopicReport.record_limit`."""
-    batch_bytes: int = 4 << 20
-    batch_records: int = 5_000
-    backlog_bytes: int = 16 << 20
-    """More than this queued makes `backlog` wait."""
-    backlog_records: int = 20_000
-    start_seconds: float = 60.0
-    write_seconds: float = 30.0
-    """A write that takes longer has an unknown outcome: the owner recovers."""
-    mend_soon_seconds: float = 10.0
-    """How long after a take-over or a recovery records are looked for that came late; see `PartitionOwner._mend`."""
-    proof_seconds: float = 5.0
-    """An effect begins only if the ownership was proven so recently."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why nothing is written at present."""
-
-    since: float
-    """On the monotonic clock."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What is written at once."""
-
-    number: int
-    records: Sequence[Record]
-    offsets: Mapping[CommandTopic, int]
-
-
-@dataclass(slots=True)
-class Stats:
-    """What an owner has done so far, for metrics."""
-
-    batches: int = 0
-    records: int = 0
-    bytes: int = 0
-    last_write_seconds: float = 0.0
-    restored: int = 0
-    """Records of the state topic that were read to take the partition."""
-
-
 class PartitionOwner:
     """A `ports.Journal`. `open()` it, use it until `lost` is set or it is not needed any more, and `close()` it."""
 
@@ -126,7 +59,7 @@ class PartitionOwner:
         new_writer: Callable[[], Writer],
         open_log: OpenLog,
         identity: Identity,
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         clock: Clock = SystemClock(),  # noqa: B008 - without state
         on_write: Callable[[float], None] = lambda seconds: None,
         on_recovery: Callable[[], None] = lambda: None,
@@ -315,7 +248,7 @@ class PartitionOwner:
             after=after,
             token=uuid4().hex,
         )
-        await self._write(_Batch(0, [Record(Topic.STATE, lineage.OWNER_KEY, claim.encode())], {}))
+        await self._write(Batch(0, [Record(Topic.STATE, lineage.OWNER_KEY, claim.encode())], {}))
         return claim
 
     # --- inside: the queue ----------------------------------------------------------------------------------
@@ -384,7 +317,7 @@ class PartitionOwner:
         self._queue.done()
         self._announce()
 
-    async def _write_surely(self, batch: _Batch) -> None:
+    async def _write_surely(self, batch: Batch) -> None:
         try:
             await self._write(batch)
         except (Exception, asyncio.CancelledError) as error:
@@ -397,16 +330,16 @@ class PartitionOwner:
         if not self._writer.atomic:
             self._mend_at = time.monotonic() + self._limits.mend_soon_seconds
 
-    def _batch(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> _Batch:
+    def _batch(self, records: Sequence[Record], offsets: Mapping[CommandTopic, int]) -> Batch:
         self._number += 1
         headers = lineage.stamp(self._epoch, self._number)
         stamped = [
             replace(record, headers=(*record.headers, *headers)) if record.topic is Topic.STATE else record
             for record in records
         ]
-        return _Batch(self._number, stamped, offsets)
+        return Batch(self._number, stamped, offsets)
 
-    async def _write(self, batch: _Batch) -> None:
+    async def _write(self, batch: Batch) -> None:
         started, end = await self._put(batch)
         if end is not None:
             self._known_end = end
@@ -416,14 +349,14 @@ class PartitionOwner:
         self.stats.last_write_seconds = time.monotonic() - started
         self._on_write(self.stats.last_write_seconds)
 
-    async def _put(self, batch: _Batch) -> tuple[float, int | None]:
+    async def _put(self, batch: Batch) -> tuple[float, int | None]:
         """Gives when it began, and what the writer gives."""
         if self._writer.writes_in_hold:
             return time.monotonic(), await self._written(batch)
         async with self._not_in_a_rebalance():
             return time.monotonic(), await self._written(batch)
 
-    async def _written(self, batch: _Batch) -> int | None:
+    async def _written(self, batch: Batch) -> int | None:
         try:
             async with asyncio.timeout(self._limits.write_seconds):
                 return await self._writer.write(batch.records, batch.offsets)
@@ -481,7 +414,7 @@ class PartitionOwner:
 
     # --- inside: recovering ---------------------------------------------------------------------------------
 
-    async def _recover(self, batch: _Batch, error: BaseException) -> None:
+    async def _recover(self, batch: Batch, error: BaseException) -> None:
         """Returns when the batch is durable. Raises OwnershipLost where the partition has another owner.
 
         However long it takes: who loses the partition is told by the group, and then this owner is closed.
@@ -515,13 +448,13 @@ class PartitionOwner:
         self._on_recovery()
         log.warning("journal.recovered", partition=self._partition, seconds=round(time.monotonic() - began, 3))
 
-    async def _renew(self, batch: _Batch) -> None:
+    async def _renew(self, batch: Batch) -> None:
         await _to_its_end(self._writer.stop(force=True))
         self._writer = self._new_writer()
         started = time.monotonic()
         await self._start_writer()
         mark = _mark()  # without a stamp: it belongs to no batch, and says nothing about who owns the partition
-        await self._put(_Batch(0, [mark], {}))
+        await self._put(Batch(0, [mark], {}))
         async with self._open_log(self._known_end) as state_log:
             seen = await look_back(state_log, mark.value or b"", self._epoch)
         if self._writer.atomic and batch.number in seen.batches:
