@@ -292,3 +292,21 @@ async def test_an_agent_that_may_not_impersonate_says_which_right_it_needs(
         (problem,) = await asked(steps, CASES["scale"])
         assert problem.path == "requested_by" and problem.severity == "error"
         assert "grant the agent the verb impersonate on users" in problem.message
+
+
+async def test_the_key_of_old_secrets_stays_the_agents_own_where_steps_act_as_others(
+    control_plane: KubernetesCluster, space: Space, tmp_path: Path
+) -> None:
+    await space("create", "secret", "generic", "login", "--from-literal=password=old")
+    await space("create", "role", "login", "--verb=get,patch", "--resource=secrets", "--resource-name=login")
+    await space("create", "rolebinding", "carol", "--role=login", "--user=carol")
+    change: JsonObject = {"action": "patch", "resource_type": "secret", "name": "login", "data": {"password": "bmV3"}}
+    async with steps_on(control_plane.kubeconfig, space.name, tmp_path, k8s_impersonate=True) as steps:
+        steps.requested_by = "carol"
+        await eventually(lambda: granted(steps, change))
+        await steps.run(change)
+        assert await space.field("secret/login", "data.password") == "bmV3"
+        with pytest.raises(PermanentError, match='User "carol" cannot get'):
+            await steps.run({"action": "get", "resource_type": "secret", "name": "wpk-agent-undo-key"}, "look")
+        await steps.undo()
+        assert await space.field("secret/login", "data.password") == "b2xk"
