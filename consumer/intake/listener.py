@@ -181,7 +181,9 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
 
     async def _poll_until_it_hangs(self) -> str:
         """Gives why it hangs. Raises KafkaError where the member can't join."""
-        poller = Poller(self._member, self._lanes, self._roles, self._options, self._health, self._metrics)
+        poller = Poller(
+            self._member, self._lanes, self._roles, self._options, self._health, self._metrics, self._ends_before
+        )
         polling = asyncio.create_task(poller.run(), name="poll")
         try:
             while True:
@@ -342,7 +344,8 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             for topic, role in self._roles.items():
                 tp = TopicPartition(topic, partition)
                 offset = restored.resume_at(role, await self._member.consumer.committed(tp))
-                if offset is not None and await self._is_beyond(tp, offset):
+                # The embedded broker can't be asked where a topic ends.
+                if offset is not None and self._factory.mode == "exactly_once" and await self._ends_before(tp, offset):
                     offset = None
                 if offset is None:
                     await self._member.consumer.seek_to_beginning(tp)
@@ -353,15 +356,13 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             raise OwnershipLost(f"the consumer can't be set to where partition {partition} goes on: {error}") from error
         return known
 
-    async def _is_beyond(self, tp: TopicPartition, offset: int) -> bool:
+    async def _ends_before(self, tp: TopicPartition, offset: int) -> bool:
         """Whether the topic has become shorter than what was consumed of it: it was made anew, or lost records.
 
-        Then all that is there is taken: ids make a repetition harmless, a command that is passed over is lost. The
-        embedded broker can't be asked where a topic ends. A leader that was elected just now may not know yet how far
-        the topic was committed, and tells an end that is too low (KIP-207): it is asked again before it is believed.
+        Then all that is there is taken: ids make a repetition harmless, a command that is passed over is lost. A leader
+        that was elected just now may not know yet how far the topic was committed, and tells an end that is too low
+        (KIP-207): it is asked again before it is believed.
         """
-        if self._factory.mode != "exactly_once":
-            return False
         for _ in range(_END_QUESTIONS):
             end: int = (await self._member.consumer.end_offsets([tp]))[tp]
             if offset <= end:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 from aiokafka import TopicPartition
@@ -27,7 +27,10 @@ _FAILED_PAUSE_SECONDS = 0.5
 
 
 class Poller:
-    """See the module. `lanes` by partition number: the listener's own, as they come and go."""
+    """See the module. `lanes` by partition number: the listener's own, as they come and go.
+
+    `is_shorter` says for sure whether a topic ends before an offset.
+    """
 
     def __init__(
         self,
@@ -37,8 +40,10 @@ class Poller:
         options: Options,
         health: Health,
         metrics: Metrics,
+        is_shorter: Callable[[TopicPartition, int], Awaitable[bool]],
     ) -> None:
         self._member = member
+        self._is_shorter = is_shorter
         self._consumer = member.consumer
         self._lanes = lanes
         self._roles = roles
@@ -83,6 +88,7 @@ class Poller:
             self._succeeded += 1
             self._health.polled()
             for tp, records in batches.items():
+                await self._look_for_a_topic_made_anew(tp, records)
                 self._hand_over(tp, records)
             self._regulate()
             if time.monotonic() - measured_at > _LAG_SECONDS:
@@ -93,7 +99,6 @@ class Poller:
         lane = self._lanes.get(tp.partition)
         if lane is None:
             return
-        self._look_for_a_topic_made_anew(lane, tp, records)
         for record in records:
             lane.push(
                 RawRecord(
@@ -108,17 +113,25 @@ class Poller:
                 )
             )
 
-    def _look_for_a_topic_made_anew(self, lane: Lane, tp: TopicPartition, records: Collection[object]) -> None:
+    async def _look_for_a_topic_made_anew(self, tp: TopicPartition, records: Collection[object]) -> None:
         """Where the topic has become shorter than what was taken of it the client goes to its beginning silently.
 
-        All that is there is taken then: ids make a repetition harmless, a command that is passed over is lost.
+        All that is there is taken then: ids make a repetition harmless, a command that is passed over is lost. What is
+        only delivered again lies below a high water that is further on; one that is told too low is asked for again.
         """
-        expected, end = lane.next_offset(self._roles[tp.topic]), self._consumer.highwater(tp)
+        role, lane = self._roles[tp.topic], self._lanes.get(tp.partition)
+        expected, end = lane.next_offset(role) if lane else None, self._consumer.highwater(tp)
         first = min((record.offset for record in records), default=None)  # type: ignore[attr-defined]
-        if expected is None or first is None or end is None or first >= expected or end >= expected:
+        if lane is None or expected is None or first is None or end is None or first >= expected or end >= expected:
             return
-        _log.error("commands.topic_shorter", topic=tp.topic, partition=tp.partition, expected=expected, end=end)
-        lane.rewind(self._roles[tp.topic], first)
+        while True:
+            try:
+                shorter = await self._is_shorter(tp, expected)
+                break
+            except KafkaError:  # these records come once only; where no answer comes for long the member is made anew
+                await asyncio.sleep(_FAILED_PAUSE_SECONDS)
+        if shorter and lane is self._lanes.get(tp.partition):
+            lane.rewind(role, first)
 
     def _regulate(self) -> None:
         """Pauses what is full or not yet owned, and resumes the rest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
@@ -85,7 +86,8 @@ async def test_a_partition_of_a_process_that_was_frozen_does_not_hang(shift: Shi
 
 async def test_a_member_of_a_process_that_was_frozen_does_not_hang(shift: Shift) -> None:
     health = Health(SimpleNamespace, monotonic=asyncio.get_running_loop().time)  # type: ignore[arg-type,return-value]
-    poller = Poller(SimpleNamespace(consumer=None), {}, {}, OPTIONS, health, Metrics(CollectorRegistry()))  # type: ignore[arg-type]
+    metrics = Metrics(CollectorRegistry())
+    poller = Poller(SimpleNamespace(consumer=None), {}, {}, OPTIONS, health, metrics, AsyncMock())  # type: ignore[arg-type]
     assert poller.hangs() is None
     shift(3600)
     assert poller.hangs() is None
@@ -176,9 +178,16 @@ async def test_what_worked_for_long_is_begun_anew_as_if_for_the_first_time(shift
 # --- a topic that was made anew ---
 
 
-@pytest.mark.parametrize(("end", "taken"), [(3, [0, 1, 2]), (1003, [])], ids=["made anew", "delivered again"])
+@pytest.mark.parametrize(
+    ("end", "answers", "taken"),
+    [
+        pytest.param(3, [KafkaConnectionError("nobody is there"), True], [0, 1, 2], id="made anew"),
+        pytest.param(1003, [], [], id="delivered again"),
+        pytest.param(998, [False], [], id="delivered again by a leader that does not know the end yet"),
+    ],
+)
 async def test_of_a_topic_that_was_made_anew_all_is_taken_and_of_one_that_was_not_nothing_twice(
-    end: int, taken: list[int]
+    end: int, answers: list[bool | Exception], taken: list[int]
 ) -> None:
     tp = TopicPartition("wpk.commands.execute", 0)
     consumer = SimpleNamespace(highwater=lambda asked: end)
@@ -191,8 +200,11 @@ async def test_of_a_topic_that_was_made_anew_all_is_taken_and_of_one_that_was_no
         OPTIONS,
         Health(SimpleNamespace),  # type: ignore[arg-type,return-value]
         Metrics(CollectorRegistry()),
+        AsyncMock(side_effect=answers),
     )
-    poller._hand_over(tp, [SimpleNamespace(offset=n, timestamp=n, key=None, value=b"{}", headers=()) for n in range(3)])
+    records = [SimpleNamespace(offset=n, timestamp=n, key=None, value=b"{}", headers=()) for n in range(3)]
+    await poller._look_for_a_topic_made_anew(tp, records)
+    poller._hand_over(tp, records)
     found = []
     while (record := going_on._inbox.head(room=True)) is not None:
         found.append(record.offset)
