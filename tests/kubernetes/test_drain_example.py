@@ -30,6 +30,7 @@ def example() -> dict[str, Any]:
 async def test_a_node_is_emptied_and_its_rollback_gives_it_back(
     embedded_kafka: KafkaBroker, control_plane: KubernetesCluster, space: Space, prefix: str
 ) -> None:
+    await space.alone()
     await space.apply(workload("Deployment", "web", replicas=3))
     await space.rolled_out("deployment/web")
     node = (await space.pods("web"))[0]["spec"]["nodeName"]

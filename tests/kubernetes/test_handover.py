@@ -52,6 +52,7 @@ async def test_a_job_runs_once_although_its_agent_stops_on_the_way(config: Setti
 async def test_a_drain_goes_on_with_another_agent_and_its_rollback_still_uncordons(
     config: Settings, space: Space
 ) -> None:
+    await space.alone()
     await space.apply(workload("Deployment", "web", replicas=1))
     await space.rolled_out("deployment/web")
     await space("create", "pdb", "keep-one", "--selector=app=web", "--min-available=1")

@@ -58,7 +58,8 @@ class Nodes:
 
 @pytest.fixture
 async def nodes(space: Space) -> AsyncIterator[Nodes]:
-    """All nodes, schedulable before and after the test."""
+    """All nodes, schedulable before and after the test, without the pods of the tests before."""
+    await space.alone()
     names = sorted(item["metadata"]["name"] for item in await space.kubectl.items("nodes"))
     yield Nodes(space, names)
     await space.kubectl("uncordon", *names)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.support.control_plane.kubectl import Kubectl, KubectlFailed, Object
+from tests.support.eventually import eventually
 
 #: Seconds that kubectl waits for what comes in its own time.
 PATIENCE = "--timeout=60s"
@@ -54,6 +55,16 @@ class Space:
     async def names(self, app: str) -> set[str]:
         """The names of those pods."""
         return {item["metadata"]["name"] for item in await self.pods(app)}
+
+    async def alone(self) -> None:
+        """Returns when no pod is left of the namespaces that are being deleted: those of the tests before."""
+        await eventually(self._others_are_gone, timeout=90, interval=0.5)
+
+    async def _others_are_gone(self) -> bool:
+        namespaces = await self.kubectl.items("namespaces")
+        ending = {item["metadata"]["name"] for item in namespaces if item["status"]["phase"] == "Terminating"}
+        pods = await self.kubectl.items("pods", "--all-namespaces")
+        return not any(item["metadata"]["namespace"] in ending for item in pods)
 
     async def waits(self, app: str, reason: str) -> bool:
         """Whether a container of those pods waits for that reason, such as CrashLoopBackOff."""
