@@ -58,7 +58,8 @@ def package(command: str, name: str = "small") -> dict[str, Any]:
 
 async def test_without_a_broker_it_ends_with_3_and_one_sentence(prefix: str) -> None:
     port = free_port()
-    done = await wpk(processes.environment(f"127.0.0.1:{port}", prefix, LOG_LEVEL="error"), "agent")
+    variables = processes.environment(f"127.0.0.1:{port}", prefix, LOG_LEVEL="error", WPK_START_TIMEOUT="0s")
+    done = await wpk(variables, "agent")
     assert done.code == 3, done.stderr
     sentence = done.stderr.strip().splitlines()[-1]
     assert f"127.0.0.1:{port}" in sentence

@@ -266,7 +266,6 @@ def test_what_the_agent_does_not_do_is_said_as_a_warning() -> None:
     assert not found.errors
     assert {problem.path for problem in found.warnings} == {
         "x-extra",
-        "metadata.signature",
         "spec.safety.dry_run_required",
         "spec.monitoring.alerts",
         "metadata",
