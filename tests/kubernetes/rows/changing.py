@@ -106,7 +106,7 @@ def patches() -> Iterator[Row]:
             web,
             '-p \'{"spec":{"selector":{"matchLabels":{"app":"other"}}}}\'',
             {"data": {"spec": {"selector": {"matchLabels": {"app": "other"}}}}},
-            "invalid",
+            "immutable",
         ),
     ]
     for kind, case, given, flags, config, code in cases:

@@ -23,7 +23,7 @@ def reads() -> Iterator[Row]:
     talks: dict[str, str | float | bool] = {"log": "{container} says so", "log-repeat": 3}
     ready, ran = (
         "wait pod/NAME --for=condition=Ready --timeout=60s",
-        "{.status.containerStatuses[0].lastState.terminated}",
+        "wait pod/NAME --for=jsonpath={.status.containerStatuses[0].lastState.terminated} --timeout=60s",
     )
     several = pod(NAME, wishes=talks, initContainers=[{"name": "first", "image": "app:1"}])
     several["spec"]["containers"].append({"name": "side", "image": "app:1"})
