@@ -29,7 +29,7 @@ NAME = "NAME"
 #: Stands for a node: one for kubectl, another for the adapter.
 NODE = "NODE"
 #: Differs from object to object and from run to run; the status comes in its own time.
-_OWN = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "deletionTimestamp", "status"}
+_OWN = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "deletionTimestamp", "status", "timeAdded"}
 #: From the adapter's output and lines to what kubectl prints.
 Said = Callable[[JsonObject, list[str]], str]
 
