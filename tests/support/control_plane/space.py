@@ -58,11 +58,17 @@ class Space:
 
     async def alone(self) -> None:
         """Returns when no pod is left of the namespaces that are being deleted: those of the tests before."""
+        for name in await self._ending():
+            with contextlib.suppress(KubectlFailed):  # it may be gone by now
+                await self.kubectl("delete", "pods", "--all", "--namespace", name, "--grace-period=0", "--force")
         await eventually(self._others_are_gone, timeout=90, interval=0.5)
 
-    async def _others_are_gone(self) -> bool:
+    async def _ending(self) -> set[str]:
         namespaces = await self.kubectl.items("namespaces")
-        ending = {item["metadata"]["name"] for item in namespaces if item["status"]["phase"] == "Terminating"}
+        return {item["metadata"]["name"] for item in namespaces if item["status"]["phase"] == "Terminating"}
+
+    async def _others_are_gone(self) -> bool:
+        ending = await self._ending()
         pods = await self.kubectl.items("pods", "--all-namespaces")
         return not any(item["metadata"]["namespace"] in ending for item in pods)
 
