@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from consumer.cli import judging
 from consumer.cli.options import PolicyCheckOptions
@@ -28,6 +31,15 @@ spec:
     - {name: restart, type: k8s, config: {action: restart, name: deployment/web}}
     - {name: again, type: k8s, config: {action: restart, name: x, namespace: "${steps.restart.output.where}"}}
 """
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """The verb keeps logs off the screen, which is not to last for the tests after."""
+    before, level = structlog.get_config(), logging.getLogger().level
+    yield
+    structlog.configure(**before)
+    logging.getLogger().setLevel(level)
 
 
 def ask(tmp_path: Path, *, package: str = PACKAGE, policy: str | None = POLICY, **more: object) -> int:
