@@ -41,19 +41,12 @@ class Policy(Protocol):
     def on_foreign_change(self) -> Literal["stop", "skip", "overwrite"]: ...
 
 
-async def remember(step: StepContext, record: JsonObject, summary: str) -> JsonObject:
-    """Makes the record durable before the change; an earlier attempt's record stays and is given back."""
-    if step.captured is not None:
-        return step.captured
-    await step.capture(record, summary)
-    return record
-
-
 async def keep(
     cluster: Cluster, step: StepContext, record: JsonObject, summary: str, policy: Policy, *, private: bool = False
 ) -> JsonObject:
-    """As `remember`, with what the config says of the undo, and sealed where the record holds a secret.
+    """Makes the record durable before the change; an earlier attempt's record stays and is given back.
 
+    It gets what the config says of the undo, and is sealed where it holds a secret.
     `private`: the step's values come from the agent's own secrets. Raises PermanentError `undo_too_large`,
     `no_undo_key`; nothing is changed then.
     """
