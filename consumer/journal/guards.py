@@ -1,4 +1,4 @@
-"""Four repairs of aiokafka 0.14's internals, without which commands can be lost or a restore hangs.
+"""Five repairs of aiokafka 0.14's internals, without which commands can be lost, a restore hangs or connections stay.
 
 1. OffsetFetch answers of version 2 and later carry the group's error at their top, with no topics in them. aiokafka
    looks only into the topics, takes "coordinator is loading" for "nothing was ever committed", and starts at
@@ -12,6 +12,8 @@
    since both have the same epoch (KIP-890 tells of it; its remedy, an epoch for each transaction, needs a newer
    protocol than aiokafka speaks). Here it is sent once. A lost answer ends the producer, and the next one's epoch
    fences whatever comes late.
+5. A client that is cancelled while it makes itself known to its first broker forgets that connection: nobody closes
+   it, and a task goes on reading until the garbage is collected.
 
 `tests/unit/test_journal_guards.py` says whether they still are needed and still fit the pinned version.
 """
@@ -21,9 +23,11 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
-from aiokafka import errors
+from aiokafka import client, errors
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher, group_coordinator
 from aiokafka.producer import sender
 from aiokafka.record import default_records
@@ -70,6 +74,11 @@ class _EndTxn(Protocol):
 
 _SendRequest = Callable[[_Coordinator, object], Awaitable[_Response]]
 _ContainsAbortMarker = Callable[[object, Iterator[_ControlRecord]], bool]
+_Bootstrap = Callable[[client.AIOKafkaClient], Awaitable[None]]
+_CreateConnection = Callable[..., Awaitable[AIOKafkaConnection]]
+
+#: The connections of the `bootstrap` that runs.
+_bootstrapping: ContextVar[list[AIOKafkaConnection] | None] = ContextVar("bootstrapping", default=None)
 
 
 def install() -> None:
@@ -81,6 +90,8 @@ def install() -> None:
     records = fetcher.PartitionRecords
     records._contains_abort_marker = _tolerating_empty(records._contains_abort_marker)
     sender.EndTxnHandler.do = _end_once
+    client.create_conn = _noting(client.create_conn)
+    client.AIOKafkaClient.bootstrap = _closing_on_the_way_out(client.AIOKafkaClient.bootstrap)
     if not isinstance(sender.BACKOFF_OVERRIDE, float):
         raise TypeError("aiokafka.producer.sender.BACKOFF_OVERRIDE is gone; journal/guards.py must be looked at")
     sender.BACKOFF_OVERRIDE = CONCURRENT_TRANSACTIONS_PAUSE
@@ -128,6 +139,37 @@ async def _end_once(self: _EndTxn, node_id: int) -> bool:
         return True
     await asyncio.sleep(pause)
     return False
+
+
+def _noting(original: _CreateConnection) -> _CreateConnection:
+    @functools.wraps(original)
+    async def create_conn(*address: object, **options: object) -> AIOKafkaConnection:
+        connection = await original(*address, **options)
+        made = _bootstrapping.get()
+        # The task that keeps the metadata fresh inherits the variable; its connections belong to the client, and tell
+        # it of their end.
+        if made is not None and "on_close" not in options:
+            made.append(connection)
+        return connection
+
+    return create_conn
+
+
+def _closing_on_the_way_out(original: _Bootstrap) -> _Bootstrap:
+    @functools.wraps(original)
+    async def bootstrap(self: client.AIOKafkaClient) -> None:
+        made: list[AIOKafkaConnection] = []
+        token = _bootstrapping.set(made)
+        try:
+            await original(self)
+        except BaseException:  # a cancellation above all
+            for connection in made:
+                connection.close()  # does nothing the second time
+            raise
+        finally:
+            _bootstrapping.reset(token)
+
+    return bootstrap
 
 
 def has_extension() -> bool:

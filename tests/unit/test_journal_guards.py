@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
 import pytest
 from aiokafka import TopicPartition, errors
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher, group_coordinator
 from aiokafka.producer import sender
 from aiokafka.protocol.commit import OffsetFetchResponse_v3
@@ -205,3 +209,69 @@ async def test_an_end_that_was_not_sent_or_is_answered_by_not_yet_is_asked_for_a
 async def test_aiokafka_itself_would_send_it_again() -> None:
     handler = sender.EndTxnHandler(Ending(errors.KafkaConnectionError()), True)
     assert not await sender.BaseHandler.do(handler, 1)
+
+
+# --- bootstrap --------------------------------------------------------------------------------------------------
+
+API_VERSIONS = 18
+METADATA = 3
+
+
+@contextlib.asynccontextmanager
+async def broker_that_hangs() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """Says which versions it speaks, and never answers Metadata. Gives its address, when it was asked, and when its
+    client closed the connection."""
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                key, _, correlation = struct.unpack(">hhi", (await reader.readexactly(size))[:8])
+                if key == METADATA:
+                    asked.set()
+                    continue
+                assert key == API_VERSIONS
+                body = struct.pack(">ih", correlation, 0) + struct.pack(">ihhh", 1, METADATA, 0, 5)
+                writer.write(struct.pack(">i", len(body)) + body)
+        closed.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}", asked, closed
+
+
+async def _cancelled_in(bootstrap: Callable[[AIOKafkaClient], Any], address: str, asked: asyncio.Event) -> None:
+    client = AIOKafkaClient(bootstrap_servers=address)
+    starting = asyncio.create_task(bootstrap(client))
+    async with asyncio.timeout(10):
+        await asked.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    await client.close()
+
+
+def _readers() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if "AIOKafkaConnection._read" in repr(task)]
+
+
+async def test_aiokafka_still_forgets_the_connection_of_a_bootstrap_that_is_cancelled() -> None:
+    gc.disable()  # which would close it at a time of its own
+    try:
+        async with broker_that_hangs() as (address, asked, _):
+            await _cancelled_in(AIOKafkaClient.bootstrap.__wrapped__, address, asked)
+            (reader,) = _readers()
+            reader.cancel()
+            await asyncio.wait([reader])
+    finally:
+        gc.enable()
+
+
+async def test_a_bootstrap_that_is_cancelled_closes_its_connection() -> None:
+    async with broker_that_hangs() as (address, asked, closed):
+        await _cancelled_in(AIOKafkaClient.bootstrap, address, asked)
+        async with asyncio.timeout(10):
+            await closed.wait()
+        assert not _readers()
