@@ -280,6 +280,9 @@ class ExecutionResult(ExecutionEvent):
     approved_by: str | None = None
     rollback_follows: bool = False
     """True: a rollback begins at once, and one more result tells how it ended."""
+    plan_digest: str | None = None
+    """Of a dry run that planned every step: the digest over the whole plan, the same for two runs that would do the
+    same (`schemas.plan`)."""
 
 
 class ExecutionCompleted(ExecutionResult):

@@ -130,6 +130,8 @@ class ExecutionState(BaseModel):
     rollback_follows: bool = False
     outputs: JsonObject = Field(default_factory=dict)
     error: Failure | None = None
+    plan_digest: str | None = None
+    """Of a dry run that planned every step: the digest over the whole plan (`schemas.plan`)."""
     undo: dict[str, JsonObject] = Field(default_factory=dict)
     """Undo records by step, in the order in which they were captured; only the agent's state has them."""
     handing_over: bool = False
@@ -299,6 +301,7 @@ def _ended(state: ExecutionState, data: events.ExecutionResult, time: datetime) 
         "outputs": data.outputs,
         "error": data.error,
         "rollback_follows": data.rollback_follows,
+        "plan_digest": data.plan_digest,
     }
 
 

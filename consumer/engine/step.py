@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from consumer.engine import permits, prepare
 from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
+from consumer.engine.planned import planned
 from consumer.engine.prepare import Prepared
 from consumer.engine.services import Services
 from consumer.engine.strays import LeftBehind, TooLong
@@ -28,7 +29,6 @@ from consumer.workflow import attempts, conditions, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
-from schemas.canonical import digest
 from schemas.events import EventData
 from schemas.execution import ExecutionState
 from schemas.failure import Failure
@@ -230,17 +230,8 @@ class StepRunner:
             "step.crashed", execution=self._execution.execution_id, step=handler.name, exception=self._mask(trace)
         )
 
-    def _planned(self, plan: Plan) -> JsonObject:
-        """A plan as a dry run's output. `digest` is over all of it, before it is cut to what an event takes.
-
-        The values of secrets are masked first: a digest must not be a way to try them out.
-        """
-        told: JsonObject = {"plan": plan.summary, "changes": plan.changes}
-        if plan.detail:
-            told["detail"] = plan.detail
-        masked = self._redactor.mask_json(plain(told))
-        assert isinstance(masked, dict), "an object stays one when it is masked"
-        return {**masked, "digest": digest(masked)}
+    def _planned(self, plan: Plan, handler: Handler, context: StepContext) -> JsonObject:
+        return planned(plan, handler, context, self._redactor, self._services.limits.max_output_bytes)
 
     def _fit(self, output: JsonObject | None) -> JsonValue:
         return trim(self._redactor.mask_json(plain(output)), self._services.limits.max_output_bytes)
@@ -307,21 +298,22 @@ class StepRunner:
         if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
             limit = handler.timeout or self._services.limits.step_timeout
             if context.dry_run:
-                return self._planned(await self._timed(adapter.plan_undo(record, context), limit, handler))
+                plan = await self._timed(adapter.plan_undo(record, context), limit, handler)
+                return self._planned(plan, handler, context)
             await self._may_act()
             return await self._timed(adapter.undo(record, context), limit, handler)
         await self._reveal(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
             permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services, final=False)
-            return self._planned(_unknowable(handler, adapter, scope))
+            return self._planned(_unknowable(handler, adapter, scope), handler, context)
         action = adapter.prepare(dict(handler.config), scope)
         permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
         if attempt.repeated and not attempts.may_repeat(handler, repeatable=action.repeatable, dry=context.dry_run):
             raise PermanentError(_OTHERWISE, code="interrupted")
         limit = self._limit(handler, action)
         if context.dry_run:
-            return self._planned(await self._timed(action.plan(context), limit, handler))
+            return self._planned(await self._timed(action.plan(context), limit, handler), handler, context)
         await self._may_act()
         return await self._timed(action.run(replace(context, timeout=limit)), limit, handler)
 

@@ -11,6 +11,7 @@ from schemas import events
 from schemas.events import EventData, JsonObject, Status
 from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure, Problem
+from schemas.plan import plan_digest
 from schemas.wpk import WorkflowPackage
 
 _BEGUN: dict[StepStatus, graph.Outcome] = {
@@ -99,13 +100,9 @@ def _rolling_back(state: ExecutionState, steps: Program, now: datetime) -> Decis
     # Where there is nothing but undo records, every one that could not be applied leaves something changed.
     bad = failed if steps.mode == "compensation" else [step for step in failed if not step.continued]
     if not bad:
-        return Decision(
-            drafts=[
-                events.ExecutionRolledBack(
-                    **fields, **outcome, error=state.error, error_message=state.error.sentence if state.error else None
-                )
-            ]
-        )
+        told = {"error": state.error, "error_message": state.error_message}
+        digest = plan_digest(state, "rollback") if dry else None
+        return Decision(drafts=[events.ExecutionRolledBack(**fields, **outcome, **told, plan_digest=digest)])
     first = bad[0].error or Failure(type="rollback_failed", message="a step of the rollback failed")
     failure = Failure(type=first.type, message=f"the rollback could not finish: {first.message}", step=bad[0].step)
     return Decision(
@@ -155,7 +152,8 @@ def _fate(step: StepState | None) -> str:
 
 def completion(state: ExecutionState, outputs: JsonObject, now: datetime) -> events.ExecutionCompleted:
     """The result of a run whose steps are all done."""
-    return events.ExecutionCompleted(**answers.result_fields(state, now), outputs=outputs)
+    digest = plan_digest(state) if state.dry_run else None
+    return events.ExecutionCompleted(**answers.result_fields(state, now), outputs=outputs, plan_digest=digest)
 
 
 def _end(state: ExecutionState, package: WorkflowPackage, now: datetime) -> list[EventData]:

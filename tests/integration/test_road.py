@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from consumer.settings import Settings
 from schemas.events import Status
+from schemas.plan import plan_digest
 from tests.support import agents
 from tests.support.agents import PLUGINS, Topics
 from tests.support.kafka import KafkaBroker
@@ -227,15 +228,21 @@ async def test_a_plan_has_a_digest_that_changes_if_and_only_if_the_plan_does(
 ) -> None:
     async with agent_and_user(config) as topics:
         digests: dict[str, JsonValue] = {}
+        whole: dict[str, str | None] = {}
         for execution, command in (("first", "true"), ("same", "true"), ("other", "false")):
             wpk = package({"name": "one", "type": "shell", "config": {"command": command}})
             await topics.execute(execution, wpk, dry_run=True)
-            output = (await topics.over(execution)).steps["one"].output
+            state = await topics.over(execution)
+            output = state.steps["one"].output
             assert isinstance(output, dict)
             digests[execution] = output["digest"]
+            whole[execution] = state.plan_digest
+            assert state.plan_digest == plan_digest(state)
 
         assert str(digests["first"]).startswith("sha256:")
         assert digests["same"] == digests["first"] != digests["other"]
+        assert str(whole["first"]).startswith("sha256:")
+        assert whole["same"] == whole["first"] != whole["other"]
 
 
 async def test_validate_only_answers_and_runs_nothing(config: Settings, probe: ModuleType) -> None:

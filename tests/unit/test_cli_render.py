@@ -15,6 +15,7 @@ from consumer.cli.render.watch import WatchView
 from schemas import events
 from schemas.events import Source
 from schemas.failure import Problem
+from schemas.plan import plan_digest
 from tests.support.stories import Story, done
 
 
@@ -212,6 +213,15 @@ def test_a_plan_shows_each_field_that_would_change_and_counts_the_steps() -> Non
     assert shown[6] == "  1 of 2 steps would change something"
     document = plan_document(story.state)
     assert [step["changes"] for step in document["steps"]] == [True, False]  # type: ignore[index,union-attr,call-overload]
+
+
+def test_a_plan_ends_with_the_digest_over_all_of_it_if_every_step_is_planned() -> None:
+    whole = planned(one={"plan": "wait 30s", "changes": False, "digest": "sha256:1"}).state
+    assert plain(plan.plan(whole)).splitlines()[-1] == f"  digest of this plan: {plan_digest(whole)}"
+    assert plan_document(whole)["plan_digest"] == plan_digest(whole)
+    part = planned(one={"plan": "wait 30s", "changes": False}).state
+    assert "digest" not in plain(plan.plan(part))
+    assert plan_document(part)["plan_digest"] is None
 
 
 def test_a_plan_without_changes_says_so() -> None:

@@ -9,6 +9,7 @@ from consumer.cli.render import execution
 from consumer.cli.render.text import BAD, DIM, GOOD, NAME, WAIT, clean, inline
 from schemas.events import JsonObject
 from schemas.execution import ExecutionState, StepState, StepStatus
+from schemas.plan import plan_digest
 
 _MAX_CHANGES = 40
 
@@ -33,6 +34,9 @@ def plan(state: ExecutionState) -> list[Text]:
         lines.append(Text(f"  {changing} of {len(steps)} steps would change something"))
     else:
         lines.append(Text("  no step would change anything", style=DIM))
+    whole = plan_digest(state, "rollback" if state.rollback_steps else "run")
+    if whole is not None:
+        lines.append(Text(f"  digest of this plan: {whole}", style=DIM))
     return lines
 
 

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from schemas.execution import ExecutionState, StepState
 from schemas.failure import Problem
+from schemas.plan import plan_digest
 from schemas.scalars import format_moment
 
 JsonObject = dict[str, JsonValue]
@@ -39,6 +40,7 @@ def summary(state: ExecutionState, *, details: bool = True) -> JsonObject:
         "labels": dict(state.labels),
         "outputs": state.outputs,
         "wpk_digest": state.wpk_digest,
+        "plan_digest": state.plan_digest,
         "seq": state.seq,
     }
     if details:
@@ -70,6 +72,7 @@ def plan_document(state: ExecutionState, refused: Sequence[Problem] = ()) -> Jso
                 "plan": output.get("plan"),
                 "changes": output.get("changes"),
                 "detail": output.get("detail"),
+                "digest": output.get("digest"),
                 "error": step.error.model_dump(mode="json", exclude_none=True) if step.error else None,
             }
         )
@@ -80,4 +83,5 @@ def plan_document(state: ExecutionState, refused: Sequence[Problem] = ()) -> Jso
         "error_message": state.error_message,
         "errors": [problem.model_dump(mode="json", exclude_none=True) for problem in refused],
         "steps": plans,
+        "plan_digest": plan_digest(state, "rollback" if state.rollback_steps else "run"),
     }
