@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.shell import ShellAdapter, quoting, sandbox
+from consumer.adapters.shell import ShellAdapter, process, quoting, sandbox, spawn
 from consumer.adapters.shell.output import CUT_MARK, KEPT, LINE_LIMIT
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Stream
@@ -388,6 +388,22 @@ async def test_cancelling_while_it_starts_leaves_nothing(adapter: ShellAdapter, 
             await asyncio.sleep(0)
         await asyncio.sleep((delay % 4) * 0.002)
         await cancelled(task)
+    await gone(mark)
+    await eventually(lambda: children() <= before, because="no zombie may be left")
+
+
+async def test_a_launcher_that_has_not_told_of_its_child_yet_leaves_none_behind(mark: str) -> None:
+    """bwrap is played by a shell that never tells: the moment between its fork and its message can't be hit at will."""
+
+    async def nowhere(_source: spawn.Source, _chunk: bytes) -> None:
+        pass
+
+    before = children()
+    argv = ("/bin/sh", "-c", f"setsid sleep {mark} & wait")
+    launch = spawn.Launch(argv=argv, env=os.environ, cwd="/", arguments=b"")
+    task = asyncio.create_task(process.execute(launch, nowhere, grace=0.0))
+    await eventually(lambda: running(mark), because="the child runs")
+    await cancelled(task)
     await gone(mark)
     await eventually(lambda: children() <= before, because="no zombie may be left")
 

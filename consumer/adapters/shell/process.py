@@ -255,6 +255,25 @@ async def _members(child: Child) -> list[int]:
     return await asyncio.to_thread(tree.descendants, pid, session=pid, token=child.launch.token)
 
 
+async def _kill_untold(child: Child) -> bool:
+    """Kills what bwrap has started and not told of yet. True: there was something, and bwrap sees its end.
+
+    An init that has not bound its life to bwrap's yet would wait for ever for the go of a bwrap that is dead. A stopped
+    bwrap starts nothing more, so that what is found then is all.
+    """
+    launcher = child.process.pid
+    deadline = asyncio.get_running_loop().time() + _DRAIN
+    tree.send(launcher, signal.SIGSTOP)
+    while not child.exited.done() and not tree.stopped(launcher) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.wait({child.exited}, timeout=0.001)
+    untold = await asyncio.to_thread(tree.descendants, launcher)
+    for pid in untold:
+        tree.send(pid, signal.SIGKILL)
+    if untold:
+        tree.send(launcher, signal.SIGCONT)
+    return bool(untold)
+
+
 async def _kill(child: Child) -> None:
     """SIGKILL to all of it, and waits until it is gone.
 
@@ -264,6 +283,8 @@ async def _kill(child: Child) -> None:
     init = await _init(child)
     if init is not None:
         tree.send(init, signal.SIGKILL)
+        await asyncio.wait({child.exited}, timeout=_DRAIN)
+    elif child.status is not None and await _kill_untold(child):
         await asyncio.wait({child.exited}, timeout=_DRAIN)
     if not child.exited.done():
         with contextlib.suppress(ProcessLookupError):

@@ -55,6 +55,12 @@ def sleeps(pid: int) -> bool:
     return stat is not None and stat.state == "S"
 
 
+def stopped(pid: int) -> bool:
+    """Whether the process stands still (SIGSTOP), or is gone."""
+    stat = _stat(pid)
+    return stat is None or stat.state in "TZX"
+
+
 def command_line(pid: int) -> list[str]:
     """What the process was started as; nothing if it is gone."""
     try:
