@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 from pydantic import JsonValue
@@ -11,6 +12,8 @@ from pydantic import JsonValue
 from consumer.adapters.k8s import fields
 from consumer.ports import JsonObject
 from tests.kubernetes.rows import GROUP, WIDGETS, changing, empty, making, nodes, reading, rolling, waiting
+from tests.support.control_plane.manifests import workload
+from tests.support.eventually import eventually
 from tests.support.oracle import PROPERTY, Oracle, Row
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
@@ -92,6 +95,51 @@ async def test_a_path_reads_what_kubectl_reads(oracle: Oracle, record_property: 
         assert dict(zip(PATHS, map(printed, found), strict=True)) == dict(zip(PATHS, said.split("\n"), strict=True))
     finally:
         record_property(PROPERTY, (row, ("", "")))
+
+
+async def test_the_events_are_those_that_kubectl_names(oracle: Oracle, record_property: Recorder) -> None:
+    row = Row(verb="events", kind="deployment", case="by name, of a pod, by selector, of none", kubectl="", step={})
+    item = workload("Deployment", row.name, replicas=1)
+    item["metadata"]["labels"] = {"pick": row.name}
+    try:
+        await oracle.make(item)
+        await oracle.kubectl("-n", oracle.ours, "rollout", "status", f"deployment/{row.name}", "--timeout=60s")
+        owned = ("get", "deployment,replicaset,pod", "-l", f"app={row.name}", "-o", "name")
+        names = {row.name, *(await oracle.kubectl("-n", oracle.ours, *owned)).split()}
+        pods = {name for name in names if name.startswith("pod/")}
+        names = {name if "/" in name else f"deployment/{name}" for name in names}
+
+        async def theirs(targets: Iterable[str]) -> set[tuple[str, ...]]:
+            said = [await oracle.kubectl("-n", oracle.ours, "events", "--for", name, "-o", "json") for name in targets]
+            found = [event for text in said for event in json.loads(text)["items"]]
+            return {(event["type"], event["reason"], event["message"]) for event in found}
+
+        async def ours(**config: JsonValue) -> set[tuple[str, ...]]:
+            found = (await oracle.steps.run({"action": "events", "limit": 1000, **config}))["events"]
+            assert isinstance(found, list)
+            return {(str(e["type"]), str(e["reason"]), str(e["message"])) for e in found if isinstance(e, dict)}
+
+        async def told() -> bool:  # events are written when there is time for it
+            return {reason for _, reason, _ in await theirs(names)} >= {"ScalingReplicaSet", "SuccessfulCreate"}
+
+        await eventually(told, timeout=60, interval=0.3)
+        await eventually_same(lambda: theirs(names), lambda: ours(resource_type="deployment", name=row.name))
+        await eventually_same(
+            lambda: theirs(names), lambda: ours(resource_type="deployment", selector=f"pick={row.name}")
+        )
+        await eventually_same(lambda: theirs(pods), lambda: ours(name=next(iter(pods))))
+        assert await ours(resource_type="deployment", selector="pick=nothing") == set()
+    finally:
+        record_property(PROPERTY, (row, ("", "")))
+
+
+async def eventually_same(theirs: Callable[[], Awaitable[object]], ours: Callable[[], Awaitable[object]]) -> None:
+    """One more event may be written between the two looks."""
+
+    async def alike() -> bool:
+        return await theirs() == await ours()
+
+    await eventually(alike, timeout=30, interval=0.2)
 
 
 def printed(value: JsonValue) -> str:

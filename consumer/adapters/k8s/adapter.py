@@ -13,6 +13,7 @@ from consumer.adapters.k8s.actions.apply import Apply
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
 from consumer.adapters.k8s.actions.drain import Drain
+from consumer.adapters.k8s.actions.each import Each, EachConfig
 from consumer.adapters.k8s.actions.job import Job
 from consumer.adapters.k8s.actions.logs import Logs
 from consumer.adapters.k8s.actions.metrics import Metrics
@@ -74,9 +75,12 @@ class K8sAdapter:
         if problems:
             raise ConfigError(problems)
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
-        make = partial(self._actions[type(bound)], config=bound)
+        one = self._actions[type(bound)]
         if isinstance(bound, _KEEPING):
-            make = partial(make, private=_holds_secret(full, scope))
+            one = partial(one, private=_holds_secret(full, scope))
+        make: Callable[..., Action] = partial(one, config=bound)
+        if isinstance(bound, EachConfig) and bound.selector is not None:
+            make = partial(Each, config=bound, one=one)
         return ForRequester(self._cluster, make) if self._impersonate else make(cluster=self._cluster)
 
     def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:

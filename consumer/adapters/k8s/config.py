@@ -68,7 +68,7 @@ class RestartConfig(ChangingConfig, SelectingConfig):
     """For pods: the time they get to end. A rolling restart uses the pods' own terminationGracePeriodSeconds."""
 
 
-class ScaleConfig(ChangingConfig):
+class ScaleConfig(ChangingConfig, SelectingConfig):
     """Replicas through the scale subresource. Give `replicas` or `scale_factor`."""
 
     action: Literal["scale"]
@@ -97,7 +97,7 @@ class WaitConfig(SelectingConfig):
     """Else the step's."""
 
 
-class RollbackConfig(ChangingConfig):
+class RollbackConfig(ChangingConfig, SelectingConfig):
     """As `kubectl rollout undo` does it."""
 
     action: Literal["rollback"]
@@ -127,7 +127,7 @@ class DeleteConfig(KeepingConfig, SelectingConfig):
     """False: don't wait until the objects are gone."""
 
 
-class PatchConfig(KeepingConfig):
+class PatchConfig(KeepingConfig, SelectingConfig):
     """As `kubectl patch` does it. Fields that the kind does not have are refused."""
 
     action: Literal["patch"]
@@ -139,7 +139,7 @@ class PatchConfig(KeepingConfig):
     """Else json for a list, strategic for built-in kinds, merge for others."""
 
 
-class AnnotateConfig(ChangingConfig):
+class AnnotateConfig(ChangingConfig, SelectingConfig):
     """Sets annotations; null removes one."""
 
     action: Literal["annotate"]
@@ -152,7 +152,7 @@ class AnnotateConfig(ChangingConfig):
     """False: an annotation that has another value already is an error."""
 
 
-class LabelConfig(ChangingConfig):
+class LabelConfig(ChangingConfig, SelectingConfig):
     """Sets labels; null removes one."""
 
     action: Literal["label"]
@@ -325,6 +325,10 @@ def _of_marks(given: set[str], config: JsonObject) -> list[Problem]:
         return [Problem(path="value", message=f"is missing; write null to remove the {one}")]
     if "value" in given and one not in given:
         return [Problem(path=one, message="is missing; value alone says nothing")]
+    values = config.get(many)
+    counted = [config.get("value"), *(values.values() if isinstance(values, dict) else [])]
+    if annotates and "selector" in given and "increment" in counted:
+        return [Problem(path="selector", message="increment counts on one object; give its name")]
     return []
 
 

@@ -117,6 +117,22 @@ def detail(found: Sequence[Change]) -> JsonObject:
     }
 
 
+def joined(details: Sequence[JsonObject]) -> JsonObject:
+    """The details of the plans of one object each as one."""
+    lines: list[JsonValue] = []
+    for each in details:
+        changes = each.get("changes")
+        for line in changes if isinstance(changes, list) else []:
+            assert isinstance(line, dict)
+            lines.append({"resource": each["resource"], **line})
+    texts = (str(each["diff"]) for each in details if each.get("diff"))
+    return {
+        "resource": ", ".join(str(each["resource"]) for each in details),
+        "changes": lines,
+        "diff": "\n".join(texts),
+    }
+
+
 def _unified(found: Change) -> list[str]:
     """The object's lines: `~` a field that changes, `+` a new one, `-` one that goes."""
     lines = [f"{found.verb} {found.ref}"]

@@ -157,8 +157,13 @@ def _restart(target: Target) -> list[Right]:
     return _find(target) + _on(target, "delete" if target.kind == kinds.POD else "patch", named=True)
 
 
+def _listed(target: Target) -> list[Right]:
+    """What a selector finds, where the action then reads each object by its name."""
+    return _on(target, "list") if target.selected else []
+
+
 def _scale(target: Target) -> list[Right]:
-    return _on(target, "get patch", subresource="scale", named=True)
+    return _listed(target) + _on(target, "get patch", subresource="scale", named=True)
 
 
 def _wait(target: Target) -> list[Right]:
@@ -167,7 +172,7 @@ def _wait(target: Target) -> list[Right]:
 
 def _rollback(target: Target) -> list[Right]:
     history = kinds.REPLICASET if target.kind == kinds.DEPLOYMENT else kinds.CONTROLLER_REVISION
-    return _on(target, "get patch", named=True) + _on(target, "list", history)
+    return _listed(target) + _on(target, "get patch", named=True) + _on(target, "list", history)
 
 
 def _create(target: Target) -> list[Right]:
@@ -185,7 +190,7 @@ def _delete(target: Target) -> list[Right]:
 
 
 def _change(target: Target) -> list[Right]:
-    return _on(target, "get patch", named=True)
+    return _listed(target) + _on(target, "get patch", named=True)
 
 
 def _job(target: Target) -> list[Right]:

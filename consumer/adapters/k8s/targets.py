@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumer.adapters.k8s import kinds
+from consumer.adapters.k8s import kinds, rollout
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import DEFAULT_KINDS
 from consumer.adapters.k8s.configs_base import ActionConfig, SelectingConfig
@@ -87,6 +87,13 @@ def checked(name: str, what: str) -> str:
     if name in (".", "..") or "/" in name or "%" in name:
         raise PermanentError(f'"{name[:80]}" is no {what}', code="invalid")
     return name
+
+
+def pods_of(item: JsonObject) -> int:
+    """How many pods a workload is to have."""
+    if rollout.text(item, "kind") == "DaemonSet":
+        return rollout.integer(item, "status", "desiredNumberScheduled")
+    return rollout.integer(item, "spec", "replicas", default=1)
 
 
 def name_of(item: JsonObject) -> str:

@@ -64,7 +64,8 @@ class Undo:
         return await handler(record)
 
     async def _many(self, record: JsonObject) -> str:
-        return ", ".join([await self._one(each) for each in reversed(objects(record.get("records")))])
+        each = [await sealing.opened(self._cluster, inner) for inner in reversed(objects(record.get("records")))]
+        return ", ".join([await self._one(inner) for inner in each])
 
     async def _nothing(self, record: JsonObject) -> str:
         names = [str(ref_of(entry)) for entry in objects(record.get("objects"))]

@@ -33,6 +33,14 @@ def marked(item: Object) -> Object:
     return made
 
 
+def picked(item: Object) -> tuple[Object, Object]:
+    """Two of the object, which the selector `pick=NAME` finds."""
+    twins = (copy.deepcopy(item), copy.deepcopy(item))
+    for twin, name in zip(twins, (NAME, f"{NAME}-2"), strict=True):
+        twin["metadata"] |= {"name": name, "labels": {"pick": NAME}}
+    return twins
+
+
 def replica_set(replicas: int = 0) -> Object:
     made = workload("Deployment", NAME, replicas=replicas)
     return made | {"kind": "ReplicaSet"}

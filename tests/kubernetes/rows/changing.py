@@ -10,6 +10,7 @@ from tests.kubernetes.rows import (
     config_map,
     empty,
     marked,
+    picked,
 )
 from tests.support.control_plane.manifests import Object
 from tests.support.oracle import NAME, Row
@@ -51,6 +52,24 @@ def marks() -> Iterator[Row]:
             step={"action": verb, "resource_type": "configmap", "name": NAME, part: {"a": "b"}},
             refused="not_found",
         )
+        selected: list[tuple[str, str, JsonObject, str]] = [
+            ("by selector", "color=blue pick-", {part: {"color": "blue", "pick": None}}, ""),
+            ("by selector, no overwrite", "tier=x", {part: {"tier": "x"}, "overwrite": False}, "already_exists"),
+        ]
+        for case, argument, config, code in selected[: 1 if verb == "annotate" else 2]:
+            twins = picked(config_map())
+            for twin, own in zip(twins, ({}, {"tier": "gold"}), strict=True):
+                twin["metadata"]["labels"] |= {"keep": NAME, **own}
+            yield Row(
+                verb=verb,
+                kind="configmap",
+                case=case,
+                given=twins,
+                kubectl=f"{verb} configmap -l keep=NAME {argument}",
+                step={"action": verb, "resource_type": "configmap", "selector": f"keep={NAME}", **config},
+                left=f"configmap {NAME}-2" if code else "configmap -l keep=NAME",
+                refused=code,
+            )
     yield Row(
         verb="label",
         kind="configmap",
@@ -119,3 +138,12 @@ def patches() -> Iterator[Row]:
             step={"action": "patch", "resource_type": kind, "name": NAME, **config},
             refused=code,
         )
+    yield Row(
+        verb="patch",
+        kind="deployment",
+        case="by selector; kubectl by names, as it has no -l",
+        given=picked(web),
+        kubectl=f"patch deployment NAME NAME-2 -p '{_SIDECAR}'",
+        step={"action": "patch", "resource_type": "deployment", "selector": f"pick={NAME}", "data": _SIDE},
+        left="deployment -l pick=NAME",
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from consumer.adapters.k8s import rollout
 from consumer.ports import JsonObject
+from tests.kubernetes.rows import config_map, picked
 from tests.support.control_plane.manifests import Object, job, pod
 from tests.support.oracle import NAME, Row, Said
 
@@ -17,6 +19,13 @@ def _lines(_: JsonObject, lines: list[str]) -> str:
 def _prefixed(_: JsonObject, lines: list[str]) -> str:
     """`pod/container: line` as kubectl's --prefix has it."""
     return "\n".join(re.sub(r"^([^:]+): ", r"[pod/\1] ", line) for line in lines)
+
+
+def _names(output: JsonObject, _: list[str]) -> str:
+    """What was found, as `-o name` has it."""
+    items = output.get("items")
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else [output]
+    return "\n".join(f"{str(item['kind']).lower()}/{rollout.text(item, 'metadata', 'name')}" for item in found)
 
 
 def reads() -> Iterator[Row]:
@@ -64,4 +73,31 @@ def reads() -> Iterator[Row]:
             step={"action": verb, "resource_type": kind, "name": NAME},
             left="-",
             refused=code,
+        )
+    talking = picked(pod(NAME, wishes=talks))
+    yield Row(
+        verb="logs",
+        kind="pod",
+        case="by selector",
+        given=talking,
+        before=(ready, ready.replace(NAME, f"{NAME}-2")),
+        kubectl="logs -l pick=NAME --prefix --tail=-1",
+        step={"action": "logs", "resource_type": "pod", "selector": f"pick={NAME}"},
+        left="-",
+        said=_prefixed,
+    )
+    for case, given, flags, config in (
+        ("by name", (config_map(),), "NAME", {"name": NAME}),
+        ("by selector", picked(config_map()), "-l pick=NAME", {"selector": f"pick={NAME}"}),
+        ("none selected", (), "-l pick=NAME", {"selector": f"pick={NAME}"}),
+    ):
+        yield Row(
+            verb="get",
+            kind="configmap",
+            case=case,
+            given=given,
+            kubectl=f"get configmap {flags} -o name",
+            step={"action": "get", "resource_type": "configmap", **config},
+            left="-",
+            said=_names,
         )

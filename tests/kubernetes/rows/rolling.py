@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 from consumer.ports import JsonObject
@@ -13,6 +12,7 @@ from tests.kubernetes.rows import (
     config_map,
     empty,
     history,
+    picked,
     replica_set,
 )
 from tests.support.control_plane.manifests import Object, workload
@@ -29,15 +29,11 @@ def restarts() -> Iterator[Row]:
             kubectl=f"rollout restart {kind}/NAME",
             step={"action": "restart", "resource_type": kind, "name": NAME},
         )
-    chosen = empty("deployment")
-    chosen["metadata"]["labels"] = {"pick": NAME}
-    other = copy.deepcopy(chosen)
-    other["metadata"]["name"] = f"{NAME}-2"
     yield Row(
         verb="restart",
         kind="deployment",
         case="by selector",
-        given=(chosen, other),
+        given=picked(empty("deployment")),
         kubectl="rollout restart deployment -l pick=NAME",
         step={"action": "restart", "resource_type": "deployment", "selector": f"pick={NAME}"},
         left="deployment -l pick=NAME",
@@ -98,6 +94,22 @@ def scales() -> Iterator[Row]:
             step={"action": "scale", "resource_type": kind, "name": NAME, **config},
             refused=code,
         )
+    both: list[tuple[str, tuple[Object, ...], str, JsonObject, str]] = [
+        ("by selector", picked(empty("deployment")), "--replicas=1", {"replicas": 1}, ""),
+        ("by selector to the same", picked(empty("deployment")), "--replicas=0", {"replicas": 0}, ""),
+        ("none selected", (), "--replicas=1", {"replicas": 1}, "not_found"),
+    ]
+    for case, some, flags, config, code in both:
+        yield Row(
+            verb="scale",
+            kind="deployment",
+            case=case,
+            given=some,
+            kubectl=f"scale deployment -l pick=NAME {flags}",
+            step={"action": "scale", "selector": f"pick={NAME}", **config},
+            left="deployment -l pick=NAME",
+            refused=code,
+        )
 
 
 def rollbacks() -> Iterator[Row]:
@@ -120,6 +132,17 @@ def rollbacks() -> Iterator[Row]:
                 step={"action": "rollback", "resource_type": kind, "name": NAME, **config},
                 refused=code,
             )
+    once = history("deployment", 1)
+    yield Row(
+        verb="rollback",
+        kind="deployment",
+        case="by selector",
+        given=picked(empty("deployment")),
+        before=(*once, *(text.replace(NAME, f"{NAME}-2") for text in once)),
+        kubectl="rollout undo deployment -l pick=NAME",
+        step={"action": "rollback", "selector": f"pick={NAME}"},
+        left="deployment -l pick=NAME",
+    )
     yield Row(
         verb="rollback",
         kind="deployment",

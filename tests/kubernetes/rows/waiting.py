@@ -9,6 +9,7 @@ from tests.kubernetes.rows import (
     ROLLING,
     config_map,
     empty,
+    picked,
 )
 from tests.support.control_plane.manifests import Object, job, pod, workload
 from tests.support.oracle import NAME, Row
@@ -46,6 +47,24 @@ def waits() -> Iterator[Row]:
     yield row("pod", "created", "create", pod(NAME))
     yield row("pod", "missing", "condition=Ready", None, "not_found")
     yield row("pod", "deleted before", "delete", None)
+    yield Row(
+        verb="wait",
+        kind="pod",
+        case="by selector",
+        given=picked(pod(NAME)),
+        kubectl="wait pod -l pick=NAME --for=condition=Ready --timeout=60s",
+        step={"action": "wait", "resource_type": "pod", "selector": f"pick={NAME}", "condition": "Ready"},
+        left="-",
+    )
+    yield Row(
+        verb="wait",
+        kind="pod",
+        case="none selected",
+        kubectl="wait pod -l pick=NAME --for=condition=Ready --timeout=1s",
+        step={"action": "wait", "resource_type": "pod", "selector": f"pick={NAME}", "timeout": "1s"},
+        left="-",
+        refused="not_found",
+    )
     yield row("pod", "too late", "condition=Ready", pod(NAME, wishes={"unready": True}), code="timeout", timeout="1s")
 
 

@@ -65,8 +65,11 @@ class Delete:
             if error.code == "not_found" and self.config.ignore_not_found:
                 return []
             raise
-        if found[0][0].kind == kinds.POD:
+        kind = found[0][0].kind
+        if kind == kinds.POD:
             targets.bound_pods(step, len(found), "the deletion")
+        elif kind.name in kinds.ROLLING or kind == kinds.REPLICASET:
+            targets.bound_pods(step, sum(targets.pods_of(item) for _, item in found), "the deletion")
         return found
 
 

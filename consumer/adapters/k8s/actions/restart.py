@@ -49,7 +49,7 @@ class Restart:
         for ref, item in found:
             after = await plans.settled(partial(self.cluster.patch, ref, body, dry_run=True))
             changes.append(plans.Change(ref, plans.timeless(diff.between(item, after), step)))
-        pods = sum(_replicas(item) for _, item in found)
+        pods = sum(targets.pods_of(item) for _, item in found)
         return Plan(summary=f"restart {subject}: {pods} pods are replaced", changes=True, detail=plans.detail(changes))
 
     async def run(self, step: StepContext) -> JsonObject:
@@ -123,13 +123,7 @@ def _check(found: Found, step: StepContext) -> None:
     for ref, item in found:
         if rollout.mapping(item, "spec").get("paused") is True:
             raise PermanentError(f"{ref} is paused; resume it first (kubectl rollout resume)", code="paused")
-    targets.bound_pods(step, sum(_replicas(item) for _, item in found), "the restart")
-
-
-def _replicas(item: JsonObject) -> int:
-    if rollout.text(item, "kind") == "DaemonSet":
-        return rollout.integer(item, "status", "desiredNumberScheduled")
-    return rollout.integer(item, "spec", "replicas", default=1)
+    targets.bound_pods(step, sum(targets.pods_of(item) for _, item in found), "the restart")
 
 
 def _revised(item: JsonObject) -> bool:

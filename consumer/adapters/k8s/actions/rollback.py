@@ -90,6 +90,7 @@ class Rollback:
         item = await self.cluster.get(ref)
         if step.captured is not None:
             return await self._again(ref, item, step.captured)
+        targets.bound_pods(step, targets.pods_of(item), "the rollback")
         wanted = None if self.config.revision in ("previous", 0) else int(self.config.revision)
         if ref.kind == kinds.DEPLOYMENT:
             if rollout.mapping(item, "spec").get("paused") is True:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from consumer.adapters.k8s import diff, kinds, plans, rollout, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import ScaleConfig
-from consumer.adapters.k8s.records import fields_record, keep
+from consumer.adapters.k8s.records import fields_record, keep, objects
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
 
@@ -116,7 +116,8 @@ class Scale:
 
 def _original(ref: kinds.Ref, originals: Mapping[str, JsonObject]) -> int:
     """What the object had before the run first scaled it: the first step that did holds it."""
-    for record in originals.values():
+    flat = (inner for record in originals.values() for inner in (objects(record.get("records")) or [record]))
+    for record in flat:
         if record.get("subresource") == "scale" and record.get("ref") == ref.record():
             before, _ = _captured(record)
             return before
