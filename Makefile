@@ -4,6 +4,9 @@ PY    := .venv/bin/python
 STAMP := .venv/.stamp
 # What pytest runs: `make test ARGS="-k rollback -x"`.
 ARGS  ?=
+# By how many processes `make test` and `make test-long` run them; most tests wait. 0: none but pytest itself.
+PROCESSES ?= 2
+SPREAD    := -n $(PROCESSES) --dist loadgroup
 # What `make chaos` and `make simulate` do: rounds of faults, the seed they are drawn from; schedules by their seeds.
 ROUNDS ?= 16
 SEED   ?= 1
@@ -27,12 +30,12 @@ demo: $(STAMP) ## run two workflows on an embedded broker: no Docker, no Kafka, 
 
 test: $(STAMP) ## run the tests (Apache Kafka's half needs Docker, or Java and Maven; it says so where they are missing)
 	@$(PY) -m tests.support.kafka
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(SPREAD) $(ARGS)
 
 test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, a real Kubernetes API server (needs Go)
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m tests.support.control_plane
-	@$(PY) -m pytest -m long $(ARGS)
+	@$(PY) -m pytest -m long $(SPREAD) $(ARGS)
 
 test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl as the oracle (part of test-long; needs Go)
 	@$(PY) -m tests.support.control_plane

@@ -25,10 +25,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker."""
+    """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker.
+
+    Where several processes run the tests, the three nodes and the control plane are started by one of them.
+    """
     for item in items:
-        if {"apache_kafka", "kafka_cluster"} & set(getattr(item, "fixturenames", ())):
+        used = set(getattr(item, "fixturenames", ()))
+        if {"apache_kafka", "kafka_cluster"} & used:
             item.add_marker(pytest.mark.kafka)
+        for fixture in ("kafka_cluster", "control_plane"):
+            if fixture in used:
+                item.add_marker(pytest.mark.xdist_group(fixture))
 
 
 @pytest.fixture(scope="session")

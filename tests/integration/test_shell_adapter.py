@@ -540,9 +540,9 @@ def no_bwrap(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         fake = tmp_path / "bwrap"
         fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
         fake.chmod(0o755)
-        for parent in tmp_path.parents:
-            if parent.stat().st_uid == os.geteuid() and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o011)
+    for parent in tmp_path.parents:  # the step runs as nobody
+        if parent.stat().st_uid == os.geteuid() and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
     monkeypatch.setattr(sandbox, "_LAUNCHERS", str(tmp_path))
     return "not installed" if request.param == "missing" else "No permissions to create new namespace"
 

@@ -133,7 +133,7 @@ EVIL = "^(a+)+$"
 LONG = "a" * 40 + "!"
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(100)  # seconds; what holds an agent holds it for hours
 @pytest.mark.parametrize(
     ("schema", "given"),
     [
@@ -248,7 +248,7 @@ def test_a_pattern_that_takes_more_than_linear_time_is_refused_with_the_remedy(
         assert "without look-ahead" in message or "leave it out" in message
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(100)
 def test_names_are_suggested_only_as_long_as_that_is_cheap() -> None:
     steps = [step(f"{'ab' * 30}{number}") for number in range(200)]
     bad = [step(f"b{number}", when=f'steps["{"ba" * 30}{number}"].status == "x"') for number in range(200)]
