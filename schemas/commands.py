@@ -85,6 +85,15 @@ class ControlCommand(CommandModel):
     action: Literal["approve", "reject", "cancel"]
     reason: str | None = Field(default=None, max_length=2000)
     requested_by: Who = None
+    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """approve: the digest of the plan that is approved, as its dry run told it. The run is refused if what it would do
+    is something else by then."""
+
+    @model_validator(mode="after")
+    def _approves_a_plan(self) -> ControlCommand:
+        if self.digest is not None and self.action != "approve":
+            raise ValueError("only an approval names a digest; leave it out")
+        return self
 
 
 Command = ExecuteCommand | RollbackCommand | ControlCommand

@@ -112,6 +112,8 @@ class Source(BaseModel):
     partition: int
     offset: int
     timestamp: Moment | None = None
+    signed_by: str | None = None
+    """The name of the policy's key that signed the command."""
 
 
 class CommandRejected(EventData):
@@ -123,6 +125,8 @@ class CommandRejected(EventData):
     errors: tuple[Problem, ...]
     requested_by: str | None = None
     source: Source | None = None
+    policy_digest: str | None = None
+    """Of the policy in force."""
 
 
 class CommandDuplicate(EventData):
@@ -169,14 +173,40 @@ class ExecutionAwaitingApproval(ExecutionEvent):
     status: Status = Status.AWAITING_APPROVAL
     expires_at: Moment | None = None
     note: str | None = None
+    missing: str | None = None
+    """Whose approvals are waited for, in words."""
+    policy_digest: str | None = None
+    """Of the policy that asks for it."""
+
+
+class ExecutionApprovalGiven(ExecutionEvent):
+    """One of several approvals that are needed."""
+
+    name: ClassVar[str] = "execution.approval_given"
+    status: Status = Status.AWAITING_APPROVAL
+    approved_by: str
+    reason: str | None = None
+    plan_digest: str | None = None
+    """Of the plan that is approved."""
+    missing: str
+    """What is still waited for, in words."""
+    source: Source | None = None
+    policy_digest: str | None = None
+    """Of the policy by which it counts."""
 
 
 class ExecutionApproved(ExecutionEvent):
+    """The last approval that was needed."""
+
     name: ClassVar[str] = "execution.approved"
     status: Status = Status.PENDING
     approved_by: str
     reason: str | None = None
+    plan_digest: str | None = None
+    """Of the plan that is approved."""
     source: Source | None = None
+    policy_digest: str | None = None
+    """Of the policy by which it counts."""
 
 
 class PlannedStep(BaseModel):
@@ -202,6 +232,8 @@ class Permission(BaseModel):
     """The rules that allowed its steps."""
     signed_by: tuple[str, ...] = ()
     """The names of the keys that signed the package."""
+    command_key: str | None = None
+    """The name of the key that signed the command; None: it was not signed, and who asked for it is a claim."""
 
 
 class ExecutionStarted(ExecutionEvent):
@@ -233,6 +265,8 @@ class ExecutionCancelling(ExecutionEvent):
     requested_by: str | None = None
     reason: str | None = None
     source: Source | None = None
+    policy_digest: str | None = None
+    """Of the policy that let it be asked for."""
 
 
 class ExecutionRollingBack(ExecutionEvent):
@@ -246,6 +280,8 @@ class ExecutionRollingBack(ExecutionEvent):
     reason: str | None = None
     force: bool = False
     source: Source | None = None
+    policy_digest: str | None = None
+    """Of the policy that let it be asked for."""
 
 
 class StepReport(BaseModel):

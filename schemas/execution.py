@@ -94,6 +94,21 @@ class RollbackState(BaseModel):
     started_at: Moment
 
 
+class Approval(BaseModel):
+    """Of one person."""
+
+    model_config = ConfigDict(frozen=True)
+
+    by: str
+    key: str | None = None
+    """The policy's key that signed it."""
+    plan_digest: str | None = None
+
+    def is_of(self, name: str | None, key: str | None) -> bool:
+        """Whether that is the same person: by name, or by the key, under whatever name."""
+        return self.by.casefold() == (name or "").casefold() or (key is not None and key == self.key)
+
+
 class ExecutionState(BaseModel):
     """All that is known of an execution."""
 
@@ -113,8 +128,16 @@ class ExecutionState(BaseModel):
     command_digest: str | None = None
     wpk_digest: str | None = None
     requested_by: str | None = None
+    command_key: str | None = None
+    """The name of the policy's key that signed the execute command."""
     approved_by: str | None = None
     approval_expires_at: Moment | None = None
+    approvals: tuple[Approval, ...] = ()
+    """Those that were given, in their order."""
+    approvals_missing: str | None = None
+    """Whose are waited for, in words."""
+    approved_until: Moment | None = None
+    """An approved run begins by then or not at all."""
     labels: dict[str, str] = Field(default_factory=dict)
     deadline: Moment | None = None
     traceparent: str | None = None
@@ -154,6 +177,11 @@ class ExecutionState(BaseModel):
     def error_message(self) -> str | None:
         """The failure in a sentence."""
         return self.error.sentence if self.error else None
+
+    @property
+    def approved_plan(self) -> str | None:
+        """The digest of the plan that was approved, where an approval names one."""
+        return next((given.plan_digest for given in self.approvals if given.plan_digest is not None), None)
 
     @property
     def over(self) -> bool:
@@ -224,6 +252,7 @@ def _accepted(state: ExecutionState, data: events.ExecutionAccepted, time: datet
         "command_digest": data.command_digest,
         "wpk_digest": data.wpk_digest,
         "requested_by": data.requested_by,
+        "command_key": data.source.signed_by,
         "labels": data.labels,
         "deadline": data.deadline,
         "traceparent": data.traceparent,
@@ -233,12 +262,36 @@ def _accepted(state: ExecutionState, data: events.ExecutionAccepted, time: datet
 
 @_on(events.ExecutionAwaitingApproval)
 def _awaiting(state: ExecutionState, data: events.ExecutionAwaitingApproval, time: datetime) -> Update:
-    return {"status": Status.AWAITING_APPROVAL, "approval_expires_at": data.expires_at}
+    return {
+        "status": Status.AWAITING_APPROVAL,
+        "approval_expires_at": data.expires_at,
+        "approvals_missing": data.missing,
+    }
+
+
+@_on(events.ExecutionApprovalGiven)
+def _approval_given(state: ExecutionState, data: events.ExecutionApprovalGiven, time: datetime) -> Update:
+    return {"approvals": _with_approval(state, data), "approvals_missing": data.missing}
+
+
+def _with_approval(
+    state: ExecutionState, data: events.ExecutionApprovalGiven | events.ExecutionApproved
+) -> tuple[Approval, ...]:
+    key = data.source.signed_by if data.source else None
+    return (*state.approvals, Approval(by=data.approved_by, key=key, plan_digest=data.plan_digest))
 
 
 @_on(events.ExecutionApproved)
 def _approved(state: ExecutionState, data: events.ExecutionApproved, time: datetime) -> Update:
-    return {"status": Status.PENDING, "approved_by": data.approved_by, "approval_expires_at": None}
+    given = _with_approval(state, data)
+    return {
+        "status": Status.PENDING,
+        "approved_by": ", ".join(each.by for each in given),
+        "approvals": given,
+        "approvals_missing": None,
+        "approval_expires_at": None,
+        "approved_until": state.approval_expires_at,
+    }
 
 
 def _planned(steps: tuple[PlannedStep, ...], phase: Phase) -> dict[str, StepState]:

@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from schemas.scalars import Moment
+from schemas.scalars import Duration, Moment
 
 #: cosign's key types; the names of `key_types`.
 KeyType = Literal["ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+Wanted = Literal["required", "optional"]
+Action = Literal["approve", "reject", "cancel", "rollback"]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
@@ -72,8 +74,8 @@ class Applies(PolicyModel):
     """true: dry runs only; false: real runs only."""
     when: str | None = Field(default=None, min_length=1, max_length=4096)
     """A CEL expression over `workflow` (name, version, mode, tags, signed_by) and `request` (requester, labels,
-    dry_run); in a rule also over `step` (name, adapter, phase, secrets, and what the adapter tells of it). Where it
-    can't be evaluated, a rule that allows does not apply, and one that denies and a requirement do."""
+    dry_run, signed_by); in a rule also over `step` (name, adapter, phase, secrets, and what the adapter tells of it).
+    Where it can't be evaluated, a rule that allows does not apply, and one that denies and a requirement do."""
 
 
 class K8sSteps(PolicyModel):
@@ -150,10 +152,32 @@ class Rule(Applies):
     """Allows or denies steps."""
 
     effect: Literal["allow", "deny"]
+    command_signature: Wanted = "optional"
+    """required: the rule allows only what a command asked for that is signed by one of `command_keys`: then its
+    `requesters` are proven. Not for rules that deny, which count for signed and unsigned commands alike."""
     steps: Steps | None = None
     """Without it, every step."""
     secrets: Patterns | None = None
     """allow: the secrets that these steps may use (without it, none). deny: only steps that use one of these."""
+
+    @model_validator(mode="after")
+    def _denies_the_unsigned_too(self) -> Rule:
+        if self.effect == "deny" and self.command_signature == "required":
+            raise ValueError("a rule that denies can't want a command_signature: leaving it away would get around it")
+        return self
+
+
+class CommandRule(Applies):
+    """Lets people approve, reject, cancel or undo the runs that it is about."""
+
+    actions: Annotated[tuple[Action, ...], BeforeValidator(_to_list), Field(min_length=1)]
+    """approve, reject, cancel, rollback."""
+    senders: Patterns | None = None
+    """Who: the command's `requested_by`. Without it and without `own`, everybody."""
+    own: bool = False
+    """true: who asked for the run (besides `senders`)."""
+    command_signature: Wanted = "optional"
+    """required: only by commands that are signed by one of `command_keys`."""
 
 
 class RunLimits(PolicyModel):
@@ -170,14 +194,23 @@ class RunLimits(PolicyModel):
 class Requirement(Applies):
     """What the runs that it is about must fulfil."""
 
-    signature: Literal["required", "optional"] = "optional"
+    signature: Wanted = "optional"
     """required: the package must be signed by one of `keys` (of the policy's keys, or those named in `signers`)."""
     signers: Patterns | None = None
     """Names of keys that count for `signature: required`; without it, all."""
-    approval: Literal["required", "optional"] = "optional"
+    command_signature: Wanted = "optional"
+    """required: each command about the run must be signed by one of `command_keys`: the execute command, and those
+    that approve, reject, cancel or undo it."""
+    approval: Wanted = "optional"
     """required: the run waits for an approval even where its package does not ask for one. Dry runs do not."""
     approvers: Patterns | None = None
     """Who may approve; never the requester. Without it, everybody else."""
+    approvals: int = Field(default=1, ge=1, le=20)
+    """How many different approvers are needed."""
+    approval_timeout: Annotated[Duration, Field(gt=0)] | None = None
+    """How long approvals are waited for, and count (seconds, or 30m, 4h); at most WPK_APPROVAL_TIMEOUT."""
+    plan_digest: Wanted = "optional"
+    """required: an approval must name the digest of the plan that it approves (`wpk approve --digest`)."""
     auto: bool = True
     """false: packages with `safety.mode: auto` are refused."""
     limits: RunLimits = RunLimits()
@@ -193,6 +226,22 @@ class PublicKey(PolicyModel):
     """Commands accepted earlier do not count as signed."""
     not_after: Moment | None = None
     """Nor do those accepted later."""
+
+
+class CommandKey(PublicKey):
+    """A key whose signatures prove who sent a command: ECDSA P-256 or P-384, or Ed25519."""
+
+    requesters: Patterns
+    """Who may send commands by it: `requested_by` must fit. One key is one person to the policy, whatever names it may
+    use: it approves once, and never what it asked for itself."""
+
+
+class CommandSignatures(PolicyModel):
+    """How signatures of commands are looked at."""
+
+    max_age: Annotated[Duration, Field(gt=0)] = 86_400.0
+    """How long after its signature a command may be taken (seconds, or 30m, 1d). Never more than WPK_STATE_RETENTION,
+    after which the agent would no longer know that it was taken before."""
 
 
 class Signatures(PolicyModel):
@@ -212,12 +261,21 @@ class PolicyFile(PolicyModel):
     """Of this format."""
     rules: tuple[Rule, ...] = Field(default=(), max_length=1000)
     requirements: tuple[Requirement, ...] = Field(default=(), max_length=1000)
+    commands: tuple[CommandRule, ...] | None = Field(default=None, max_length=1000)
+    """Who may approve, reject, cancel and undo. Without it everybody may (approve and reject: within `approvers`); with
+    it nobody whom no entry lets, but for the approvers that requirements name, who may approve and reject."""
     keys: tuple[PublicKey, ...] = Field(default=(), max_length=100)
     signatures: Signatures = Signatures()
+    command_keys: tuple[CommandKey, ...] = Field(default=(), max_length=100)
+    command_signatures: CommandSignatures = CommandSignatures()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> PolicyFile:
-        for what, named in (("rules and requirements", (*self.rules, *self.requirements)), ("keys", self.keys)):
+        for what, named in (
+            ("rules, requirements and commands", (*self.rules, *self.requirements, *(self.commands or ()))),
+            ("keys", self.keys),
+            ("command_keys", self.command_keys),
+        ):
             names = [each.name for each in named]
             doubles = sorted({name for name in names if names.count(name) > 1})
             if doubles:

@@ -90,7 +90,7 @@ class Facts:
     def _changed(self, entry: Entry, time: str) -> None:
         name, data = entry.name, entry.data
         self.status = entry.text("status") or self.status
-        if name == "execution.approved":
+        if name in ("execution.approval_given", "execution.approved"):
             self.deeds.append(Deed("approved", entry.text("approved_by"), entry.text("reason"), time))
         elif name == "execution.cancelling" and data.get("cause") != "deadline":
             self.deeds.append(Deed("cancelled", entry.text("requested_by"), entry.text("reason"), time))
@@ -101,7 +101,7 @@ class Facts:
 
     def row(self) -> JsonObject:
         """As one JSON document, and as a row of the export's table `executions`; the names stay as they are."""
-        approved = [deed.who for deed in self.deeds if deed.what == "approved"]
+        approved = [deed.who for deed in self.deeds if deed.what == "approved" and deed.who]
         return {
             "execution_id": self.execution_id,
             "workflow_id": self.workflow_id,
@@ -112,7 +112,7 @@ class Facts:
             "ended_at": self.ended_at,
             "updated_at": self.updated_at,
             "requested_by": self.requested_by,
-            "approved_by": approved[-1] if approved else None,
+            "approved_by": ", ".join(approved) or None,
             "target": self.target or None,
             "changed": "; ".join(self.captured) or None,
             "error_message": self.error,

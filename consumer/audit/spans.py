@@ -86,6 +86,8 @@ class _Drawing:
                 self._marks.append((time, "started" if phase == "run" else "rolling back"))
             case events.ExecutionAwaitingApproval():
                 self._lane(None, "approval", "").open(time, "wait", "waiting for approval")
+            case events.ExecutionApprovalGiven():
+                self._marks.append((time, f"approved by {data.approved_by}"))
             case events.ExecutionApproved():
                 self._lane(None, "approval", "").close(time, "wait", f"approved by {data.approved_by}")
             case events.ExecutionResumed():

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from consumer.cli.execute import CliError
-from consumer.cli.options import Options
+from consumer.cli.options import Options, SendingOptions
 from consumer.client import Client
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.settings import Settings, load
 from schemas.scalars import parse_duration
+
+if TYPE_CHECKING:
+    from consumer.policy.signing import SigningKey
 
 
 def settings_of(options: Options) -> Settings:
@@ -41,7 +47,22 @@ def connection_of(settings: Settings) -> KafkaConnection:
 def client_of(options: Options) -> Client:
     """The client that the settings describe."""
     settings = settings_of(options)
-    return Client(connection_of(settings), TopicNames(settings.topic_prefix))
+    path = options.sign_key if isinstance(options, SendingOptions) else None
+    key = private_key(path) if path is not None else None
+    return Client(connection_of(settings), TopicNames(settings.topic_prefix), sign_key=key)
+
+
+def private_key(path: Path) -> SigningKey:
+    """The private key in that file. Raises CliError."""
+    from consumer.policy import signing  # noqa: PLC0415 - most calls sign nothing
+    from consumer.policy.signatures import SignatureError  # noqa: PLC0415
+
+    try:
+        return signing.load_private_key(path.read_bytes(), os.environ.get("WPK_KEY_PASSWORD"))
+    except SignatureError as error:
+        raise CliError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CliError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
 def duration(text: str | None, option: str) -> float | None:

@@ -46,6 +46,7 @@ def check(options: PolicyCheckOptions) -> int:
         labels=parse_labels(options.label or ()),
         dry_run=options.dry_run,
         at=datetime.now(UTC),
+        command_key=options.command_key,
     )
     permit = permits.of_package(asked, checked.package, checked.parameters, policy, adapters, {})
     steps = [

@@ -19,7 +19,7 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("submit", options.SubmitOptions, "run:submit", "Publish an execute command; --watch looks on."),
     ("plan", options.PackageOptions, "run:plan", "Show what a package would do, as a difference."),
     ("rollback", options.RollbackOptions, "steer:rollback", "Undo an execution that has ended (--force: or runs)."),
-    ("approve", options.SteerOptions, "steer:approve", "Let an execution that waits for approval run."),
+    ("approve", options.ApproveOptions, "steer:approve", "Let an execution that waits for approval run."),
     ("reject", options.SteerOptions, "steer:reject", "Refuse an execution that waits for approval."),
     ("cancel", options.SteerOptions, "steer:cancel", "Stop an execution; its package's rollback applies."),
     ("status", options.StatusOptions, "look:status", "Show how an execution stands; without an ID, all that live."),

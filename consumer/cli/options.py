@@ -38,7 +38,23 @@ class WaitingOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackageOptions(WaitingOptions):
+class SendingOptions(WaitingOptions):
+    """What verbs that publish commands take."""
+
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who asks; default: the user of this machine.")
+    ] = None
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sign the command with this private key (PEM; its password is read from WPK_KEY_PASSWORD).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageOptions(SendingOptions):
     """What both verbs take."""
 
     file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
@@ -50,9 +66,6 @@ class PackageOptions(WaitingOptions):
     ] = None
     id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The execution's id; the same id never runs twice.")
-    ] = None
-    requested_by: Annotated[
-        str | None, typer.Option(metavar="WHO", help="Who asks; default: the user of this machine.")
     ] = None
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label for the trail.")] = None
     no_check: Annotated[bool, typer.Option("--no-check", help="Send the file as it is, without checking it.")] = False
@@ -74,15 +87,24 @@ class SubmitOptions(PackageOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SteerOptions(WaitingOptions):
+class SteerOptions(SendingOptions):
     """What these verbs take."""
 
     execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept in the trail.")] = None
-    requested_by: Annotated[
-        str | None, typer.Option(metavar="WHO", help="Who asks; default: the user of this machine.")
-    ] = None
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look on until it is over.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproveOptions(SteerOptions):
+    """Options of `wpk approve`."""
+
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256", help="Of the plan that you approve: if it would do something else, it is refused."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +345,10 @@ class PolicyCheckOptions(ReadingOptions):
         typer.Option("-p", "--parameter", "--param", metavar="NAME=VALUE", help="A parameter, as submit has them."),
     ] = None
     requester: Annotated[str | None, typer.Option("--requester", metavar="WHO", help="Who asks.")] = None
+    command_key: Annotated[
+        str | None,
+        typer.Option("--command-key", metavar="NAME", help="As if the command were signed by this command key."),
+    ] = None
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label of the command.")
     ] = None

@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from consumer.cli.context import client_of, duration, whoami
 from consumer.cli.execute import CliError
-from consumer.cli.options import RollbackOptions, SteerOptions
+from consumer.cli.options import ApproveOptions, RollbackOptions, SteerOptions
 from consumer.cli.output import Output
 from consumer.cli.watching import Sending, send
 from schemas.commands import Command, ControlCommand, RollbackCommand
@@ -23,9 +23,10 @@ async def rollback(options: RollbackOptions) -> int:
     return await _steer(options, "rollback", fields, ("rolled_back",))
 
 
-async def approve(options: SteerOptions) -> int:
+async def approve(options: ApproveOptions) -> int:
     """Let an execution that waits for an approval run. It must be somebody else than who asked for it."""
-    return await _steer(options, "control", {"action": "approve"}, ("completed",))
+    fields: dict[str, JsonValue] = {"action": "approve", "digest": options.digest}
+    return await _steer(options, "control", fields, ("completed",))
 
 
 async def reject(options: SteerOptions) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from consumer.audit.findings import Report
 from consumer.client.audits import Auditor, Window
@@ -18,17 +19,21 @@ from consumer.journal.topics import TopicNames
 from schemas.events import Event
 from schemas.execution import ExecutionState
 
+if TYPE_CHECKING:
+    from consumer.policy.signing import SigningKey
+
 
 class Client:
     """Reads and follows executions, and makes publishers. Opens connections for each call; holds none."""
 
-    def __init__(self, connection: KafkaConnection, topics: TopicNames) -> None:
+    def __init__(self, connection: KafkaConnection, topics: TopicNames, *, sign_key: SigningKey | None = None) -> None:
         self.connection = connection
         self.topics = topics
+        self._sign_key = sign_key
 
     def publisher(self) -> Publisher:
-        """A context manager that writes commands."""
-        return Publisher(self.connection, self.topics)
+        """A context manager that writes commands, signed where the client has a key."""
+        return Publisher(self.connection, self.topics, sign_key=self._sign_key)
 
     def follower(self, execution_id: str, *, since: Since = "beginning", partition: int | None = None) -> Follower:
         """A context manager that gives an execution's events; enter it before you publish."""

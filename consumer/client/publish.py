@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aiokafka import AIOKafkaProducer
 
@@ -15,9 +17,15 @@ from consumer.client.errors import ClientError
 from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
+from consumer.policy import signing
+from consumer.policy.command_signatures import Signed
+from consumer.policy.signatures import SignatureError
 from consumer.ports import CommandTopic
 from schemas.commands import Command, ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import Event, Source
+
+if TYPE_CHECKING:
+    from consumer.policy.signing import SigningKey
 
 _TOPICS = {
     ExecuteCommand: CommandTopic.EXECUTE,
@@ -53,11 +61,14 @@ class Publisher:
     """Writes commands, each to the partition of its execution, and waits until all replicas have them.
 
     `async with Publisher(connection, topics) as publisher: await publisher.publish(command)`
+
+    With `sign_key` each command is signed (`policy.signing.load_private_key` reads one): that proves `requested_by`.
     """
 
-    def __init__(self, connection: KafkaConnection, topics: TopicNames) -> None:
+    def __init__(self, connection: KafkaConnection, topics: TopicNames, *, sign_key: SigningKey | None = None) -> None:
         self._connection = connection
         self._topics = topics
+        self._sign_key = sign_key
         self._producer: AIOKafkaProducer | None = None
         self._partitions = 0
 
@@ -95,15 +106,25 @@ class Publisher:
                 f"the command has {len(value):,} bytes, and brokers take records of at most 1 MB: make the package "
                 "smaller, or let a step fetch what is large"
             )
+        headers = [("content-type", b"application/json"), *self._signature(topic, execution_id, value)]
         async with reaching(self._connection), asyncio.timeout(SEND_TIMEOUT):
             metadata = await self._producer.send_and_wait(
                 topic,
                 value,
                 key=execution_id.encode(),
                 partition=partition_of(execution_id, self._partitions),
-                headers=[("content-type", b"application/json")],
+                headers=headers,
             )
         return Published(execution_id=execution_id, topic=topic, partition=metadata.partition, offset=metadata.offset)
+
+    def _signature(self, topic: str, execution_id: str, value: bytes) -> Sequence[tuple[str, bytes]]:
+        if self._sign_key is None:
+            return ()
+        signed = Signed(topic=topic, execution_id=execution_id, key=execution_id.encode(), value=value)
+        try:
+            return signing.command_headers(self._sign_key, signed, datetime.now(UTC))
+        except SignatureError as error:
+            raise ClientError(str(error)) from error
 
 
 def new_execution_id() -> str:

@@ -1,4 +1,4 @@
-"""Asks the policy: may this run begin, may this step act, may this person approve."""
+"""Asks the policy: may this run begin, may this step act."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from consumer.errors import PermanentError
 from consumer.policy import signatures
 from consumer.policy.judge import Policy
 from consumer.policy.run import Decision, Run, Step
+from consumer.policy.signatures import Verified
 from consumer.ports import Adapter, JsonObject, Phase
 from consumer.workflow import values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, secret_name
-from schemas.commands import ControlCommand
 from schemas.events import Permission
 from schemas.execution import ExecutionState
 from schemas.failure import Problem
@@ -51,19 +51,41 @@ class Asked:
     dry_run: bool
     at: datetime | None
     """When it was accepted: keys count as they were then."""
+    command_key: str | None = None
+    """The policy's key that signed the command."""
 
 
-def of_run(state: ExecutionState, package: WorkflowPackage, parameters: JsonObject, services: Services) -> Permit:
-    """The policy's answer to an accepted execution. Computation only."""
+def asked_by(state: ExecutionState) -> Asked:
+    """What is known of an accepted execution."""
     content = (state.command or {}).get("wpk_content")
-    asked = Asked(
+    return Asked(
         document=content if isinstance(content, dict) else {},
         requester=state.requested_by,
         labels=state.labels,
         dry_run=state.dry_run,
         at=state.accepted_at,
+        command_key=state.command_key,
     )
+
+
+def of_run(state: ExecutionState, package: WorkflowPackage, parameters: JsonObject, services: Services) -> Permit:
+    """The policy's answer to an accepted execution. Computation only."""
+    asked = asked_by(state)
     return of_package(asked, package, parameters, services.policy, services.adapters, services.environment)
+
+
+def run_of(asked: Asked, package: WorkflowPackage, policy: Policy) -> tuple[Run, Verified]:
+    """The run that is asked for, and what the package's signature is worth."""
+    signed = signatures.verify(policy.file, asked.document, at=asked.at)
+    run = Run.of(
+        package,
+        requester=asked.requester,
+        labels=asked.labels,
+        dry_run=asked.dry_run,
+        signed_by=signed.keys,
+        command_key=asked.command_key,
+    )
+    return run, signed
 
 
 def of_package(
@@ -75,14 +97,7 @@ def of_package(
     environment: Mapping[str, str],
 ) -> Permit:
     """The policy's answer to a run of that package."""
-    signed = signatures.verify(policy.file, asked.document, at=asked.at)
-    run = Run.of(
-        package,
-        requester=asked.requester,
-        labels=asked.labels,
-        dry_run=asked.dry_run,
-        signed_by=signed.keys,
-    )
+    run, signed = run_of(asked, package, policy)
     problems = [*signed.problems, *policy.unmet(run, package)]
     rules: dict[str, None] = {}
     if not policy.open:
@@ -94,7 +109,11 @@ def of_package(
     return Permit(
         run=run,
         permission=Permission(
-            policy=policy.origin, digest=policy.digest, rules=tuple(rules)[:_MAX_RULES], signed_by=signed.keys
+            policy=policy.origin,
+            digest=policy.digest,
+            rules=tuple(rules)[:_MAX_RULES],
+            signed_by=signed.keys,
+            command_key=asked.command_key,
         ),
         limits=policy.limits(run, package),
         must_wait=policy.must_wait(run),
@@ -145,17 +164,8 @@ def require(
     used = _secrets(handler.config, scope.parameters, lambda name: revealed(name) is not None)
     verdict = policy.judge(permit.run, _step(handler, phase, adapter, scope, used), final=final)
     if verdict.decision is Decision.REFUSED:
-        raise PermanentError(verdict.message, code="forbidden")
-
-
-def may_not_approve(state: ExecutionState, command: ControlCommand, services: Services) -> str | None:
-    """Why who sends the approval may not give it; None where they may, or where that is another's question."""
-    policy = services.policy
-    if command.action != "approve" or not command.requested_by or policy.open:
-        return None
-    package = WorkflowPackage.model_validate((state.command or {}).get("wpk_content"))
-    permit = of_run(state, package, {}, services)
-    return policy.may_not_approve(permit.run, command.requested_by)
+        by = f" (policy {policy.digest})" if policy.digest else ""
+        raise PermanentError(f"{verdict.message}{by}", code="forbidden")
 
 
 def _step(handler: Handler, phase: Phase, adapter: Adapter, scope: Scope, secrets: frozenset[str]) -> Step:

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 import orjson
 from pydantic import JsonValue, ValidationError
 
-from consumer.engine import permits
+from consumer.engine import permits, senders
 from consumer.engine.execution import Execution
 from consumer.engine.permits import Permit
 from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
+from consumer.policy import steering
 from consumer.ports import JsonObject
-from consumer.workflow import answers, checks, program
+from consumer.workflow import answers, approvals, checks, program
 from consumer.workflow.checks import Checked
 from schemas import events
 from schemas.events import EventData, Status
@@ -53,7 +54,8 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         checked, permit = await _judged(execution, checked, services)
         if _ended(execution):
             return None
-        execution.stage(*decide(execution.state, checked, permit, execution, services))
+        drafts = decide(execution.state, checked, permit, execution, services)
+        execution.stage(*senders.with_policy(drafts, services))
         if checked.package is None or permit is None or _ended(execution):
             return None
         warnings = (*checked.warnings, *permit.warnings)
@@ -141,17 +143,28 @@ def decide(
         warnings = answers.bounded((*checked.warnings, *permit.warnings))
         return [events.ExecutionCompleted(**fields, validate_only=True, warnings=warnings)]
     if _must_wait(state, checked.package, permit):
-        if state.status is Status.AWAITING_APPROVAL:
-            return []
-        claim = (state.command or {}).get("approved_by")
-        note = f"approved_by={claim} in the command is no approval; an approve command is" if claim else None
-        expires = now + timedelta(seconds=services.limits.approval_timeout)
-        return [
-            events.ExecutionAwaitingApproval(
-                expires_at=expires, note=note, total_steps=len(checked.package.spec.handlers)
-            )
-        ]
+        return _waiting(state, checked.package, permit, now, services)
+    if state.approved_until is not None and now >= state.approved_until:
+        return [answers.approval_expired(state, now)]
     return [start(checked.package, permit, (*checked.warnings, *permit.warnings))]
+
+
+def _waiting(
+    state: ExecutionState, package: WorkflowPackage, permit: Permit, now: datetime, services: Services
+) -> list[EventData]:
+    if state.status is Status.AWAITING_APPROVAL:
+        return []
+    claim = (state.command or {}).get("approved_by")
+    note = f"approved_by={claim} in the command is no approval; an approve command is" if claim else None
+    policy, longest = services.policy, services.limits.approval_timeout
+    return [
+        events.ExecutionAwaitingApproval(
+            expires_at=now + timedelta(seconds=steering.patience(policy, permit.run, longest)),
+            note=note,
+            missing=approvals.missing(steering.quorums(policy, permit.run, ()), ()),
+            total_steps=len(package.spec.handlers),
+        )
+    ]
 
 
 def _refused(state: ExecutionState, problems: Sequence[Problem], now: datetime, *, code: str) -> list[EventData]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import orjson
 import structlog
 from pydantic import ValidationError
 
-from consumer.engine import permits, prepare
+from consumer.engine import prepare, senders
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
 from consumer.engine.partition import Partition
 from consumer.engine.runner import Parting, Runner
+from consumer.engine.senders import Judged
 from consumer.engine.services import Services
 from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
@@ -29,7 +30,7 @@ from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import EventData, Status
 from schemas.execution import ExecutionState
-from schemas.failure import Failure, Problem
+from schemas.failure import Failure
 
 __all__ = ["Partition", "StateReader", "Supervisor", "supervising"]
 _log = structlog.get_logger(__name__)
@@ -262,7 +263,18 @@ class Supervisor:
         if isinstance(content, Refused):
             asked = answers.Asked(kind=content.kind, requested_by=content.requested_by, workflow_id=content.workflow_id)
             return answers.refuse(state, asked, content.problems, source=source, now=now, code="invalid")
-        command = content.command
+        judged = senders.judge(incoming, content, state, self._services, awaited=awaited)
+        return senders.with_policy(
+            self._answer_command(content, state, judged, now=now, awaited=awaited), self._services
+        )
+
+    def _answer_command(
+        self, content: Understood, state: ExecutionState | None, judged: Judged, *, now: datetime, awaited: bool
+    ) -> list[EventData]:
+        command, source = content.command, judged.source
+        if judged.problem is not None:
+            asked = answers.Asked.of(command)
+            return answers.refuse(state, asked, [judged.problem], source=source, now=now, code="forbidden")
         match command:
             case ExecuteCommand():
                 return answers.execute(state, command, source=source, now=now, traceparent=content.traceparent)
@@ -275,13 +287,7 @@ class Supervisor:
             case ControlCommand():
                 if awaited and command.action == "cancel" and (state is None or state.status is None):
                     return ahead.cancel(state, command, source=source)
-                if state is not None and state.status is Status.AWAITING_APPROVAL:
-                    reason = permits.may_not_approve(state, command, self._services)
-                    if reason is not None:
-                        problem = Problem(path="requested_by", message=reason)
-                        asked = answers.Asked.of(command)
-                        return answers.refuse(state, asked, [problem], source=source, now=now, code="forbidden")
-                return answers.control(state, command, source=source, now=now)
+                return answers.control(state, command, source=source, now=now, quorums=judged.quorums)
 
     def _follow_up(self, partition: Partition, execution: Execution) -> None:
         state = execution.state

@@ -20,6 +20,8 @@ from schemas.policy import PolicyFile, Requirement, Rule
 from schemas.wpk import ResourceLimits, WorkflowPackage
 
 _SHOWN = 120
+#: Where the signature of a command is, for messages.
+SIGNATURE_PATH = "headers.wpk-signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +77,12 @@ class Policy:
         said = (
             f"no rule of {self.origin} allows {step.place} ({told(step, facts)}) in {run.workflow}, asked for by {who}"
         )
-        near = [rule.name for rule in self.file.rules if matching.would_allow(rule, run, step, facts)]
+        near = [rule for rule in self.file.rules if matching.would_allow(rule, run, step, facts)]
         if near:
-            said += f"; such steps are allowed by {_listed(near)}, but to other runs (see its requesters, signed_by, …)"
+            why = "to other runs (see its requesters, signed_by, …)"
+            if all(matching.applies(rule, run) for rule in near):
+                why = "to signed commands only: send it with --sign-key"
+            said += f"; such steps are allowed by {_listed(_names(near))}, but {why}"
         unsure = sorted(name for name, fact in facts.items() if isinstance(fact, Anything | Unknown))
         if unsure:
             said += f"; what it does not say counts as anything: {', '.join(unsure)}"
@@ -114,6 +119,9 @@ class Policy:
             has = f"is signed by {', '.join(run.signed_by)}" if run.signed_by else "is not signed"
             message = f"{by} wants a signature by {whose}{why}, and the package {has}; sign it with: wpk sign"
             problems.append(Problem(path="metadata.signature", message=message))
+        unproven = self.unproven(each, run.command_key)
+        if unproven is not None:
+            problems.append(Problem(path=SIGNATURE_PATH, message=unproven))
         if not each.auto and run.mode == "auto":
             message = f"{by} forbids mode auto{why}; use manual"
             problems.append(Problem(path="spec.safety.mode", message=message))
@@ -123,19 +131,19 @@ class Policy:
             problems.append(Problem(path="spec.handlers", message=message))
         return problems
 
+    def unproven(self, each: Requirement, key: str | None) -> str | None:
+        """What a command lacks that the key signed (None: none did)."""
+        if each.command_signature == "optional" or key is not None:
+            return None
+        why = f" ({each.reason})" if each.reason else ""
+        return (
+            f"the requirement {each.name} of {self.origin} wants signed commands{why}, and this one is not signed by "
+            "one of its command_keys; send it with --sign-key"
+        )
+
     def must_wait(self, run: Run) -> bool:
         """Whether an approval is required besides what the package says."""
         return any(each.approval == "required" for each in self.requirements(run))
-
-    def may_not_approve(self, run: Run, who: str) -> str | None:
-        """Why that person may not approve the run; None where they may."""
-        for each in self.requirements(run):
-            if each.approvers is not None and not matching.fits(who, each.approvers):
-                return (
-                    f"{who} may not approve it: the requirement {each.name} of {self.origin} names as approvers "
-                    f"{', '.join(each.approvers)}"
-                )
-        return None
 
     def limits(self, run: Run, package: WorkflowPackage) -> ResourceLimits:
         """The least of the package's own limits and of those required."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from consumer.errors import SettingsError
-from consumer.policy import matching, signatures
+from consumer.policy import command_signatures, matching, signatures
 from consumer.policy.judge import Policy
 from consumer.workflow import conditions, documents
 from schemas.canonical import digest
@@ -79,6 +79,7 @@ def _conditions(file: PolicyFile) -> list[Problem]:
     for where, entries, known in (
         ("rules", file.rules, _RUN_VARIABLES | {"step"}),
         ("requirements", file.requirements, _RUN_VARIABLES),
+        ("commands", file.commands or (), _RUN_VARIABLES),
     ):
         for index, entry in enumerate(entries):
             message = _wrong_condition(entry, known)
@@ -88,7 +89,9 @@ def _conditions(file: PolicyFile) -> list[Problem]:
 
 
 def _keys(file: PolicyFile) -> list[Problem]:
-    return [Problem(path=f"keys[{index}].public_key", message=why) for index, why in signatures.wrong_keys(file)]
+    problems = [Problem(path=f"keys[{index}].public_key", message=why) for index, why in signatures.wrong_keys(file)]
+    wrong = command_signatures.wrong_keys(file)
+    return problems + [Problem(path=f"command_keys[{index}].public_key", message=why) for index, why in wrong]
 
 
 def _wrong_condition(entry: Applies, known: frozenset[str]) -> str | None:

@@ -56,6 +56,11 @@ def applies(to: Applies, run: Run) -> bool:
     return all(name in run.labels and fits(run.labels[name], wanted) for name, wanted in to.labels.items())
 
 
+def lacks_proof(rule: Rule, run: Run) -> bool:
+    """Whether the rule wants a signed command, and this one is none."""
+    return rule.command_signature == "required" and run.command_key is None
+
+
 @lru_cache(maxsize=2048)
 def condition(text: str) -> conditions.Condition:
     """The compiled condition. Raises ConditionError."""
@@ -72,7 +77,7 @@ def condition_holds(text: str, variables: Mapping[str, JsonValue], *, otherwise:
 
 def of_step(rule: Rule, run: Run, step: Step, facts: Facts) -> Match:
     """Whether the rule is about the step, of which these are the facts."""
-    if not applies(rule, run):
+    if not applies(rule, run) or lacks_proof(rule, run):
         return Match.NO
     denies = rule.effect == "deny"
     match = Match.YES
@@ -87,7 +92,7 @@ def of_step(rule: Rule, run: Run, step: Step, facts: Facts) -> Match:
 
 def would_allow(rule: Rule, run: Run, step: Step, facts: Facts) -> bool:
     """Whether the rule allows such steps, but not to this run: a hint for who is refused."""
-    if rule.effect == "deny" or applies(rule, run):
+    if rule.effect == "deny" or (applies(rule, run) and not lacks_proof(rule, run)):
         return False
     return rule.steps is None or _named(rule, step, facts) is Match.YES
 

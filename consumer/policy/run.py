@@ -21,7 +21,7 @@ STEP_FIELDS = frozenset({"name", "adapter", "phase", "secrets"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is asked for, and by whom. The requester is who the command says it is."""
+    """What is asked for, and by whom. The requester is who the command says it is; proven where it is signed."""
 
     workflow: str
     version: str = "0.0.0"
@@ -32,6 +32,8 @@ class Run:
     dry_run: bool = False
     signed_by: tuple[str, ...] = ()
     """The names of the policy's keys that signed the package."""
+    command_key: str | None = None
+    """The name of the policy's key that signed the command."""
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Run:
         labels: Mapping[str, str],
         dry_run: bool,
         signed_by: tuple[str, ...],
+        command_key: str | None = None,
     ) -> Run:
         """A run of that package."""
         return cls(
@@ -53,6 +56,7 @@ class Run:
             labels=labels,
             dry_run=dry_run,
             signed_by=signed_by,
+            command_key=command_key,
         )
 
     def variables(self) -> dict[str, JsonValue]:
@@ -65,7 +69,12 @@ class Run:
                 "tags": list(self.tags),
                 "signed_by": list(self.signed_by),
             },
-            "request": {"requester": self.requester or "", "labels": dict(self.labels), "dry_run": self.dry_run},
+            "request": {
+                "requester": self.requester or "",
+                "labels": dict(self.labels),
+                "dry_run": self.dry_run,
+                "signed_by": self.command_key or "",
+            },
         }
 
 

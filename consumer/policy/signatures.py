@@ -97,7 +97,7 @@ def verify(policy: PolicyFile, package: JsonObject, *, at: datetime | None) -> V
         except SignatureError as error:
             reasons.append(str(error))
             continue
-        untimely = _untimely(key, moment)
+        untimely = untimely_because(key, moment)
         if untimely is None:
             keys.append(key.name)
         else:
@@ -111,7 +111,8 @@ def verify(policy: PolicyFile, package: JsonObject, *, at: datetime | None) -> V
     return Verified(problems=(Problem(path=PATH, message="; ".join(dict.fromkeys(reasons)) or message),))
 
 
-def _untimely(key: PublicKey, moment: datetime) -> str | None:
+def untimely_because(key: PublicKey, moment: datetime) -> str | None:
+    """Why the key does not count at that moment; None where it does."""
     if key.not_before is not None and moment < key.not_before:
         return f"it is signed by the key {key.name}, which is valid only from {key.not_before.isoformat()}"
     if key.not_after is not None and moment > key.not_after:
@@ -241,3 +242,10 @@ def with_signature(package: Mapping[str, JsonValue], signature: str) -> JsonObje
     """The package with that signature in it."""
     metadata = package.get("metadata")
     return {**package, "metadata": {**(metadata if isinstance(metadata, dict) else {}), "signature": signature}}
+
+
+def identity(key: VerifyingKey) -> bytes:
+    """The key itself, however its PEM is written."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415 - see above
+
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

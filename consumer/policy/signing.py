@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import orjson
 from pydantic import JsonValue
 
-from consumer.policy import signatures
+from consumer.policy import command_signatures, signatures
+from consumer.policy.command_signatures import HEADER, TIME_HEADER, Signed
 from consumer.policy.signatures import SignatureError
 from consumer.workflow import documents
 from consumer.workflow.documents import DocumentError
+from schemas.scalars import format_moment
 
 if TYPE_CHECKING:  # see signatures
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -71,6 +75,16 @@ def sign(key: SigningKey, data: bytes) -> str:
             return base64.b64encode(key.sign(data)).decode()
         case _:
             return base64.b64encode(key.sign(data, padding.PKCS1v15(), hashes.SHA256())).decode()
+
+
+def command_headers(key: SigningKey, signed: Signed, now: datetime) -> Sequence[tuple[str, bytes]]:
+    """The headers that prove who sends a command. Raises SignatureError for a key that commands are not signed with."""
+    kind, _ = signatures.load_key(public_pem(key))
+    if kind not in command_signatures.KEY_TYPES:
+        allowed = ", ".join(command_signatures.KEY_TYPES)
+        raise SignatureError(f"the key is {kind}; commands are signed with {allowed}")
+    at = format_moment(now)
+    return [(TIME_HEADER, at.encode()), (HEADER, sign(key, signed.text(at)).encode())]
 
 
 def with_low_s(signature: bytes, curve: str) -> bytes:

@@ -10,7 +10,7 @@ from consumer.workflow.program import Program
 from schemas import events
 from schemas.events import EventData, JsonObject, Status
 from schemas.execution import ExecutionState, StepState, StepStatus
-from schemas.failure import Failure, Problem
+from schemas.failure import Failure
 from schemas.plan import plan_digest
 from schemas.wpk import WorkflowPackage
 
@@ -57,10 +57,9 @@ def _waiting(state: ExecutionState, now: datetime) -> Decision:
     if state.deadline is not None and now >= state.deadline:
         failure = Failure(type="deadline", message="its deadline passed before it began")
         return Decision(drafts=[_failed(state, failure, now)])
-    expires = state.approval_expires_at if state.status is Status.AWAITING_APPROVAL else None
+    expires = state.approval_expires_at if state.status is Status.AWAITING_APPROVAL else state.approved_until
     if expires is not None and now >= expires:
-        problem = Problem(path="approval", message="nobody approved it in time; submit it again under a new id")
-        return Decision(drafts=[answers.rejection(state, [problem], now=now, code="approval_expired")])
+        return Decision(drafts=[answers.approval_expired(state, now)])
     return Decision(wake_at=_earliest(state.deadline, expires))
 
 

@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
-from consumer.workflow import program
+from consumer.workflow import approvals, program
+from consumer.workflow.approvals import Quorum
 from schemas import events
 from schemas.canonical import digest
 from schemas.commands import Command, CommandKind, ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import EventData, Source, Status
-from schemas.execution import ExecutionState
+from schemas.execution import Approval, ExecutionState
 from schemas.failure import Failure, Problem
 from schemas.wpk import WorkflowPackage
 
@@ -200,28 +201,63 @@ def _unknown(execution_id: str) -> Problem:
     )
 
 
-def control(state: ExecutionState | None, command: ControlCommand, *, source: Source, now: datetime) -> Drafts:
-    """Approve, reject or cancel."""
+def control(
+    state: ExecutionState | None,
+    command: ControlCommand,
+    *,
+    source: Source,
+    now: datetime,
+    quorums: Sequence[Quorum] = approvals.ANYBODY,
+) -> Drafts:
+    """Approve, reject or cancel. `quorums`: whose approvals the run needs."""
     if state is None or state.status is None:
         return refuse(state, Asked.of(command), [_unknown(command.execution_id)], source=source, now=now)
-    answer = {"approve": _approve, "reject": _reject, "cancel": _cancel}[command.action](state, command, source, now)
+    match command.action:
+        case "approve":
+            answer = _approve(state, command, source, now, quorums)
+        case "reject":
+            answer = _reject(state, command, source, now)
+        case "cancel":
+            answer = _cancel(state, command, source, now)
     if isinstance(answer, str):
         return refuse(state, Asked.of(command), [Problem(path="action", message=answer)], source=source, now=now)
     return answer
 
 
-def _approve(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
-    if state.approved_by is not None:
+def _approve(
+    state: ExecutionState, command: ControlCommand, source: Source, now: datetime, quorums: Sequence[Quorum]
+) -> Drafts | str:
+    who, key = command.requested_by, source.signed_by
+    if state.approved_by is not None or any(given.is_of(who, key) for given in state.approvals):
         return [duplicate(state, command, source)]
     if state.status is not Status.AWAITING_APPROVAL:
         return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
-    if not command.requested_by:
-        return "an approval must say by whom it is: give requested_by"
-    if command.requested_by.casefold() == (state.requested_by or "").casefold():
-        return f"{command.requested_by} asked for this execution and can't approve it; somebody else must"
+    refused = approvals.refusal(state, command, source)
+    if refused is not None or who is None:
+        return refused or "an approval must say by whom it is"
     if state.approval_expires_at is not None and now >= state.approval_expires_at:
         return "the time for an approval is over"
-    return [events.ExecutionApproved(approved_by=command.requested_by, reason=command.reason, source=source)]
+    given = (*state.approvals, Approval(by=who, key=key, plan_digest=command.digest))
+    missing = approvals.missing(quorums, given)
+    if missing is not None:
+        return [
+            events.ExecutionApprovalGiven(
+                approved_by=who, reason=command.reason, plan_digest=command.digest, missing=missing, source=source
+            )
+        ]
+    return [events.ExecutionApproved(approved_by=who, reason=command.reason, plan_digest=command.digest, source=source)]
+
+
+def approval_expired(state: ExecutionState, now: datetime) -> events.ExecutionRejected:
+    """The end of an execution whose approvals did not come in time, or that did not begin while they counted."""
+    message = "nobody approved it in time"
+    if state.approved_by is not None:
+        message = f"it was approved by {state.approved_by}, but did not begin within the time for which that counts"
+    elif state.approvals:
+        given = ", ".join(each.by for each in state.approvals)
+        message = f"too few approved it in time: {given} did, and {state.approvals_missing}"
+    problem = Problem(path="approval", message=f"{message}; submit it again under a new id")
+    return rejection(state, [problem], now=now, code="approval_expired")
 
 
 def duplicate(state: ExecutionState, command: ControlCommand, source: Source) -> events.CommandDuplicate:
@@ -236,6 +272,8 @@ def duplicate(state: ExecutionState, command: ControlCommand, source: Source) ->
 
 
 def _reject(state: ExecutionState, command: ControlCommand, source: Source, now: datetime) -> Drafts | str:
+    if state.status is Status.REJECTED and state.error is not None and state.error.type == "approval_rejected":
+        return [duplicate(state, command, source)]
     if state.status is not Status.AWAITING_APPROVAL:
         return f"execution {state.execution_id} is {state.status}, it does not wait for an approval"
     who = command.requested_by or "somebody who gave no name"

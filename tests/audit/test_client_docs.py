@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from consumer.client import Client
 from schemas.events import Status
@@ -36,7 +38,9 @@ async def test_every_example_does_what_the_page_says(
     await agents.create_topics(config)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", embedded_kafka.bootstrap)
     monkeypatch.setenv("WPK_TOPIC_PREFIX", prefix)
-    names: dict[str, Any] = {}
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    names: dict[str, Any] = {"pem": pem}
     async with agents.running(config):
         for example in EXAMPLES:
             await run(example, names)
@@ -47,7 +51,7 @@ async def test_every_example_does_what_the_page_says(
     assert {state.execution_id for state in names["listing"].executions} == {*names["started"]}
     assert names["answer"].name in ("command.duplicate", "command.rejected")  # it had ended already
     assert names["report"].holds, names["report"].broken
-    assert names["report"].executions == 2
+    assert names["report"].executions == 3
 
 
 def test_the_page_names_all_that_the_client_can_do() -> None:

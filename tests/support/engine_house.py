@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from consumer.engine.incoming import Incoming, Understood
 from consumer.engine.services import Limits, Services
 from consumer.engine.strays import Strays
 from consumer.engine.supervisor import Partition, Supervisor, supervising
+from consumer.policy.command_signatures import Signed
 from consumer.policy.judge import Policy
 from consumer.policy.load import OPEN
 from consumer.ports import CommandTopic, Journal, Topic
@@ -40,6 +41,7 @@ ROLES = {
     ControlCommand: CommandTopic.CONTROL,
 }
 _offsets = count()
+Sign = Callable[[Signed], Sequence[tuple[str, bytes]]]
 
 
 def probe_module(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -107,16 +109,18 @@ class House:
         """What a next owner would load."""
         return load(self.log)[execution_id]
 
-    async def send(self, command: Command) -> None:
-        """The command, taken in and durable."""
+    async def send(self, command: Command, headers: Sign = lambda signed: (), *, awaited: bool = False) -> None:
+        """The command, taken in and durable. `headers` may sign it."""
+        execution_id, value, key = command.execution_id or "e1", command.model_dump_json().encode(), b"e1"
         incoming = Incoming(
             topic=ROLES[type(command)],
             source=Source(topic="t", partition=0, offset=next(_offsets)),
-            content=Understood(execution_id=command.execution_id or "e1", command=command),
-            key=b"e1",
-            value=command.model_dump_json().encode(),
+            content=Understood(execution_id=execution_id, command=command),
+            key=key,
+            value=value,
+            headers=tuple(headers(Signed(topic="t", execution_id=execution_id, key=key, value=value))),
         )
-        await (await self.supervisor.take(self.partition, incoming))
+        await (await self.supervisor.take(self.partition, incoming, awaited=awaited))
 
     async def execute(self, wpk: dict[str, Any], execution_id: str = "e1", **more: Any) -> None:
         await self.send(ExecuteCommand(execution_id=execution_id, wpk_content=wpk, **more))

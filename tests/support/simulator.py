@@ -6,12 +6,14 @@ bytes, and the records of the state topic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
 from consumer.workflow import advance, answers, attempts, program
+from consumer.workflow.approvals import ANYBODY, Quorum
 from consumer.workflow.attempts import Outcome
 from consumer.workflow.program import Program
 from schemas import events, snapshot
@@ -40,6 +42,8 @@ class Simulator:
     told_to_stop: set[tuple[Phase, str]] = field(default_factory=set)
     wake_at: datetime | None = None
     false_conditions: frozenset[str] = frozenset()
+    quorums: Sequence[Quorum] = ANYBODY
+    """Whose approvals it needs."""
     _flushed: ExecutionState | None = None
     _offset: int = 0
 
@@ -95,7 +99,7 @@ class Simulator:
             case RollbackCommand():
                 drafts = answers.rollback(self.state, command, self.package, source=source, now=self.now)
             case ControlCommand():
-                drafts = answers.control(self.state, command, source=source, now=self.now)
+                drafts = answers.control(self.state, command, source=source, now=self.now, quorums=self.quorums)
         self.stage(*drafts)
 
     def outcome(self, phase: Phase, name: str, attempt: int, outcome: Outcome) -> None:

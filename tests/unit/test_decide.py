@@ -9,12 +9,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.workflow import graph
+from consumer.workflow import approvals, graph
+from consumer.workflow.approvals import ANYBODY, Quorum
 from consumer.workflow.attempts import MAX_INTERRUPTIONS, Failed, Outcome, Stopped, Succeeded
 from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import Event, Status
-from schemas.execution import ExecutionState, StepStatus, apply
+from schemas.execution import Approval, ExecutionState, StepStatus, apply
 from schemas.failure import Failure
 from schemas.trail import Trail, select
 from schemas.wpk import WorkflowPackage
@@ -44,6 +45,8 @@ RUN_RESULTS = (events.ExecutionCompleted, events.ExecutionFailed, events.Executi
 ROLLBACK_RESULTS = (events.ExecutionRolledBack, events.ExecutionRollbackFailed)
 
 names = ["a", "b", "c", "d", "e"]
+PLAN, OTHER_PLAN = (f"sha256:{digit * 64}" for digit in "ab")
+TWO_OF_THREE = (Quorum(name="leads", needed=2, members=frozenset({"bob", "carol", "alice"})),)
 
 
 @st.composite
@@ -115,8 +118,9 @@ def something_happens(sim: Simulator, data: st.DataObject, command: ExecuteComma
             sim.change_owner(repeatable=repeatable, in_order=in_order)
         case "control":
             action = data.draw(st.sampled_from(["approve", "approve", "reject", "cancel"]))
-            who = data.draw(st.sampled_from(["alice", "bob", None]))
-            sim.command(ControlCommand(execution_id="e1", action=action, requested_by=who))
+            who = data.draw(st.sampled_from(["alice", "bob", "carol", "dave", None]))
+            plan = data.draw(st.sampled_from([None, PLAN, OTHER_PLAN])) if action == "approve" else None
+            sim.command(ControlCommand(execution_id="e1", action=action, requested_by=who, digest=plan))
         case "rollback":
             dry, force = data.draw(st.booleans()), data.draw(st.booleans())
             sim.command(RollbackCommand(execution_id="e1", dry_run=dry, force=force))
@@ -151,7 +155,8 @@ def bring_to_an_end(sim: Simulator, data: st.DataObject) -> None:
 
 def simulated(package: WorkflowPackage, data: st.DataObject) -> Simulator:
     skipped = data.draw(st.sets(st.sampled_from([*names, "undo-a", "undo-b"]), max_size=2))
-    sim = Simulator(package=package, false_conditions=frozenset(skipped))
+    quorums = data.draw(st.sampled_from([ANYBODY, TWO_OF_THREE, (*TWO_OF_THREE, *ANYBODY)]))
+    sim = Simulator(package=package, false_conditions=frozenset(skipped), quorums=quorums)
     command = ExecuteCommand(
         execution_id="e1",
         workflow_id="w-1.0.0",
@@ -181,6 +186,7 @@ def test_every_history_is_legal_and_ends(package: WorkflowPackage, data: st.Data
     assert_one_result_per_run(history)
     assert_steps(history, package)
     assert_bounded(history)
+    assert_approvals(history, sim)
     times = [event.time for event in history]
     assert times == sorted(times)
     for event in history:
@@ -279,6 +285,25 @@ def assert_bounded(history: list[Event]) -> None:
             running.pop((data.phase, data.step), None)
         elif isinstance(data, events.ExecutionRollingBack):
             losses.clear()  # a rollback that is tried again begins anew
+
+
+def assert_approvals(history: list[Event], sim: Simulator) -> None:
+    """Nothing that asks for approvals begins without enough of them, by different people, none of whom asked for it."""
+    given: list[Approval] = []
+    waits = False
+    for event in history:
+        match event.data:
+            case events.ExecutionAwaitingApproval():
+                waits = True
+            case events.ExecutionApprovalGiven() | events.ExecutionApproved() as data:
+                assert data.approved_by != "alice"
+                assert all(not each.is_of(data.approved_by, None) for each in given), "one person counted twice"
+                given.append(Approval(by=data.approved_by, plan_digest=data.plan_digest))
+                missing = approvals.missing(sim.quorums, given)
+                assert (missing is None) == isinstance(data, events.ExecutionApproved)
+            case events.ExecutionStarted():
+                assert not waits or approvals.missing(sim.quorums, given) is None
+    assert len({each.plan_digest for each in given} - {None}) <= 1, "they approved different plans"
 
 
 def assert_steps(history: list[Event], package: WorkflowPackage) -> None:

@@ -10,9 +10,10 @@ from consumer.adapters.api import facts as api_facts
 from consumer.adapters.k8s import config as configs
 from consumer.adapters.k8s import facts as k8s_facts
 from consumer.adapters.shell import facts as shell_facts
-from consumer.policy import load
+from consumer.policy import load, steering
 from consumer.policy.judge import Policy
 from consumer.policy.run import Decision, Run, Step, Verdict
+from consumer.policy.steering import Sender
 from consumer.ports import JsonObject
 from consumer.workflow.documents import DocumentError
 from consumer.workflow.facts import ANYTHING, Called
@@ -285,8 +286,8 @@ def test_requirements_that_apply_hold_together() -> None:
     assert by.limits(test, own).max_replicas == 2
     assert (by.limits(Run(workflow="w"), own).max_replicas, by.limits(Run(workflow="w"), own).max_pods) == (5, 3)
     assert by.must_wait(test) and not by.must_wait(Run(workflow="w"))
-    assert by.may_not_approve(test, "bob") is None
-    assert "carol may not approve it" in str(by.may_not_approve(test, "carol"))
+    assert steering.refusal(by, test, "approve", Sender(name="bob")) is None
+    assert "carol may not approve it" in str(steering.refusal(by, test, "approve", Sender(name="carol")))
 
 
 @pytest.mark.parametrize(

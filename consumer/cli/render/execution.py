@@ -61,7 +61,8 @@ def ending(state: ExecutionState, now: datetime, *, outputs: bool = True) -> Tex
     if status is Status.AWAITING_APPROVAL:
         expires = state.approval_expires_at
         until = f"  (expires in {roughly(expires - now)})" if expires else ""
-        return Text("  ⏸ waiting for approval", style=WAIT).append(until, style=DIM)
+        line = Text("  ⏸ waiting for approval", style=WAIT).append(until, style=DIM)
+        return line.append(f"  {clean(state.approvals_missing, 200)}", style=DIM) if state.approvals_missing else line
     if not status.ended:
         done = f"{state.steps_completed} of {state.total_steps} steps done" if state.total_steps else ""
         since = state.started_at or state.accepted_at

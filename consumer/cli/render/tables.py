@@ -49,7 +49,8 @@ def _since(state: ExecutionState, now: datetime) -> str:
 def _why(state: ExecutionState, now: datetime) -> str:
     if state.status is Status.AWAITING_APPROVAL:
         expires = state.approval_expires_at
-        return f"nobody approved; expires in {roughly(expires - now)}" if expires else "nobody approved"
+        given = f"approved by {clean(state.approvals[-1].by, 60)}, too few" if state.approvals else "nobody approved"
+        return f"{given}; expires in {roughly(expires - now)}" if expires else given
     if state.status is Status.COMPLETED and state.started_at and state.completed_at:
         return f"took {seconds(state.completed_at - state.started_at)}"
     if state.error_message and state.over:

@@ -100,9 +100,10 @@ def _remarks(data: EventData) -> list[Text]:
         case events.ExecutionResumed():
             doubt = f"; in doubt: {', '.join(clean(name, 60) for name in data.in_doubt)}" if data.in_doubt else ""
             return [Text(f"  another agent goes on ({clean(data.agent, 60)}){doubt}", style=WAIT)]
-        case events.ExecutionApproved():
+        case events.ExecutionApproved() | events.ExecutionApprovalGiven():
             why = f": {clean(data.reason)}" if data.reason else ""
-            return [Text(f"  approved by {clean(data.approved_by, 60)}{why}")]
+            more = f"; {clean(data.missing, 200)}" if isinstance(data, events.ExecutionApprovalGiven) else ""
+            return [Text(f"  approved by {clean(data.approved_by, 60)}{why}{more}")]
         case events.ExecutionCancelling():
             who = f" by {clean(data.requested_by, 60)}" if data.requested_by else ""
             why = f": {clean(data.reason)}" if data.reason else ""
