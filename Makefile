@@ -75,14 +75,14 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
 
-test-audit: $(STAMP) ## run the tests of the trail's readers: tampering, replay, export, dead letters, docs/client.md
+test-audit: $(STAMP) ## run the tests of the trail's readers; on a larger trail: make test-audit WPK_AUDIT_EXECUTIONS=100000
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
 
 bench: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m bench.bounds $(ARGS)
 
-bench-trail: $(STAMP) ## measure how fast a trail is read and verified: make bench-trail ARGS="--executions 100000"
+bench-trail: $(STAMP) ## measure how fast a trail is read: make bench-trail ARGS="--executions 100000 --broker apache"
 	@$(PY) -m bench.trail $(ARGS)
 
 clean: ## back to a fresh clone

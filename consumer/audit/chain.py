@@ -19,8 +19,8 @@ Taken = Callable[["Chain", Entry], None]
 class Chain:
     """What is known of an execution so far: some hundred bytes, and 16 for each event.
 
-    `tell` gets what is wrong; `taken` each event that holds, in sequence. Where a newer owner's event takes the place
-    of one that was given out, it and those after it are given out too.
+    `tell` gets what is wrong; `taken` each event that holds, in sequence, and may not keep its content. Where a newer
+    owner's event takes the place of one that was given out, it and those after it are given out too.
     """
 
     __slots__ = (
@@ -30,8 +30,10 @@ class Chain:
         "_last",
         "_offsets",
         "_rival",
+        "epoch",
         "execution_id",
         "hash",
+        "owner",
         "partition",
         "rewound",
         "seq",
@@ -44,8 +46,12 @@ class Chain:
         self.partition = partition
         self.seq = 0
         self.hash = ""
+        self.epoch = 0
+        """The owner's epoch in the last event."""
         self.waiting: dict[int, list[Entry]] = {}
         """Events that came before one that is to come before them, by number."""
+        self.owner: tuple[int, str] | None = None
+        """The epoch and the agent that the verifier last found to belong together."""
         self.story: object = None
         """What the verifier keeps beside it."""
         self.rewound: int | None = None
@@ -58,24 +64,18 @@ class Chain:
         self._broken_link: Finding | None = None
 
     @property
-    def epoch(self) -> int:
-        """The owner's epoch in the last event."""
-        return self._epochs[-1][1] if self._epochs else 0
-
-    @property
     def end(self) -> Place | None:
         """Where the last event lies."""
         return self._last.place if self._last else None
 
     @property
     def last(self) -> Entry | None:
-        """The last event; without its content once `rest` was called."""
+        """The last event, without its content."""
         return self._last
 
     def rest(self) -> None:
-        """Lets go of the last event's content: nothing is expected to come."""
+        """Lets go of the last event's bytes: nothing is expected to come."""
         if self._last is not None:
-            self._last.raw, self._last.data = {}, {}
             self._last.record = self._last.record._replace(value=None, headers=())
 
     def knows(self, seq: int, digest: str) -> bool | None:
@@ -87,7 +87,7 @@ class Chain:
         """Takes the next record."""
         if entry.seq == self.seq + 1:
             self._link(entry, tell, taken)
-            while self.seq + 1 in self.waiting:
+            while self.waiting and self.seq + 1 in self.waiting:
                 self._take_waiting(tell, taken)
         elif entry.seq > self.seq:
             self.waiting.setdefault(entry.seq, []).append(entry)
@@ -106,7 +106,9 @@ class Chain:
         return missing
 
     def _take_waiting(self, tell: Tell, taken: Taken) -> None:
-        entries = sorted(self.waiting.pop(self.seq + 1), key=_epoch, reverse=True)
+        entries = self.waiting.pop(self.seq + 1)
+        if len(entries) > 1:
+            entries.sort(key=_epoch, reverse=True)
         self._link(entries[0], tell, taken)
         for entry in entries[1:]:
             if entry.seq == self.seq + 1:  # the first was fenced: it did not count
@@ -122,16 +124,20 @@ class Chain:
             return
         if entry.prev != self.hash and entry.flaw is None:
             self._mismatch(entry, tell)
-        before = self._offsets.get(entry.record.topic, -1)
-        if entry.record.offset < before:
+        topic, offset = entry.record.topic, entry.record.offset
+        before = self._offsets.get(topic, -1)
+        if offset < before:
             text = f"it lies before an earlier event of the same execution (at {before})"
             tell(_finding(Kind.REORDERED, entry, text))
-        self._offsets[entry.record.topic] = max(entry.record.offset, before)
+        else:
+            self._offsets[topic] = offset
         if entry.epoch > self.epoch or not self._epochs:
             self._epochs.append((entry.seq, entry.epoch))
+            self.epoch = entry.epoch
         self._hashes += _short(entry.hash)
         self.seq, self.hash, self._last, self._rival = entry.seq, entry.hash, entry, None
         taken(self, entry)
+        entry.raw = entry.data = {}  # what follows needs its place and its hash alone
 
     def _mismatch(self, entry: Entry, tell: Tell) -> None:
         """The event does not name the hash of the one before it."""
@@ -194,6 +200,7 @@ class Chain:
         before = entry.seq - 1
         del self._hashes[before * _KEPT :]
         self._epochs = [(seq, epoch) for seq, epoch in self._epochs if seq <= before]
+        self.epoch = self._epochs[-1][1] if self._epochs else 0
         follows = before == 0 or self._hash_at(before) in (_short(entry.prev), _UNKNOWN)
         self.seq, self._last, self._rival = before, None, None
         self.hash = entry.prev if follows else "?"

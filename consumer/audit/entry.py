@@ -15,8 +15,13 @@ from schemas.canonical import canonical
 from schemas.events import EVENT_TYPES, JsonObject
 
 _PREFIX, _SUFFIX = "wpk.", ".v1"
+#: Of each type its name without prefix and version, and the channel that it belongs to.
+_TYPES = {kind: (model.name, model.channel) for kind, model in EVENT_TYPES.items()}
 #: By how much an event's bytes are longer than those that are hashed: `,"hash":"…"`.
 _HASH_FIELD = 74
+#: Looked up once: they are called for each of millions of records.
+_loads, _dumps, _sha256, _SORTED = orjson.loads, orjson.dumps, hashlib.sha256, orjson.OPT_SORT_KEYS
+_MAY_BE_WHOLE = frozenset({float, dict, list})
 
 
 class Place(NamedTuple):
@@ -74,47 +79,39 @@ def parse(record: LogRecord, channel: str) -> Entry:
 
     A flaw in the hash is noted, not raised: such an event still has its place in the chain.
     """
+    value = record.value or b""
     try:
-        raw = orjson.loads(record.value or b"")
+        raw = _loads(value)
         data, kind = raw["data"], raw["type"]
         claimed = data.pop("hash")
-        found = data["execution_id"], data["seq"], data["attempt_epoch"], data["prev_hash"]
+        execution_id, seq, epoch, prev = data["execution_id"], data["seq"], data["attempt_epoch"], data["prev_hash"]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise Foreign("is no event of an agent") from error
-    execution_id, seq, epoch, prev = found
     texts = type(execution_id) is type(prev) is type(claimed) is type(kind) is str
     if not texts or type(seq) is not int or type(epoch) is not int or seq < 1:
         raise Foreign("is no event of an agent: a field that all events have is of another kind")
     if record.key != execution_id.encode() or raw.get("subject") != execution_id:
         raise Foreign(f"is an event of execution {execution_id[:128]} under another key or subject")
-    model = EVENT_TYPES.get(kind)
-    if model is not None and model.channel != channel:
+    name, home = _TYPES.get(kind) or (kind.removeprefix(_PREFIX).removesuffix(_SUFFIX), channel)
+    if home != channel:
         raise Foreign(f"is of type {kind}, which belongs to another topic")
-    name = kind.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    flaw = _flaw(record.value or b"", raw, claimed)
+    # Sorted JSON is nearly always the canonical form already. Where it has the claimed hash, the content is what was
+    # hashed, since other content has other bytes; only where it has not, the canonical form is worked out.
+    sorted_bytes = _dumps(raw, None, _SORTED)
+    flaw = None
+    if _sha256(sorted_bytes).hexdigest() != claimed and not _is_hash_of(claimed, raw):
+        flaw = "its hash is not that of its content"
+    elif len(value) != len(sorted_bytes) + _HASH_FIELD and _is_ambiguous(value):
+        flaw = "a name stands in it twice, so that readers may see different values"
     return Entry(record, execution_id, seq, epoch, claimed, prev, name, raw, data, flaw)
-
-
-def _flaw(value: bytes, raw: dict[str, JsonValue], claimed: str) -> str | None:
-    """Whether the hash is that of the content.
-
-    Sorted JSON is nearly always the canonical form already. Where it has the claimed hash, the content is what was
-    hashed, since other content has other bytes; only where it has not, the canonical form is worked out.
-    """
-    sorted_bytes = orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)
-    if hashlib.sha256(sorted_bytes).hexdigest() != claimed and not _is_hash_of(claimed, raw):
-        return "its hash is not that of its content"
-    if len(value) != len(sorted_bytes) + _HASH_FIELD and _is_ambiguous(value):
-        return "a name stands in it twice, so that readers may see different values"
-    return None
 
 
 def _is_hash_of(claimed: str, raw: dict[str, JsonValue]) -> bool:
     """By the canonical form: first the quick way, for whole numbers written as 2.0, then the exact one."""
-    if hashlib.sha256(orjson.dumps(_whole(raw), option=orjson.OPT_SORT_KEYS)).hexdigest() == claimed:
+    if _sha256(_dumps(_whole(raw), None, _SORTED)).hexdigest() == claimed:
         return True
     try:
-        return hashlib.sha256(canonical(raw)).hexdigest() == claimed
+        return _sha256(canonical(raw)).hexdigest() == claimed
     except ValueError:  # it has no canonical form
         return False
 
@@ -122,9 +119,9 @@ def _is_hash_of(claimed: str, raw: dict[str, JsonValue]) -> bool:
 def _whole(value: JsonValue) -> JsonValue:
     """The value with whole numbers as RFC 8785 writes them: 2, not 2.0."""
     if isinstance(value, dict):
-        return {name: _whole(item) for name, item in value.items()}
+        return {name: _whole(item) if type(item) in _MAY_BE_WHOLE else item for name, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [_whole(item) if type(item) in _MAY_BE_WHOLE else item for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 

@@ -6,7 +6,7 @@ the two together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import JsonValue
@@ -24,6 +24,8 @@ _STEP_STATUS = {
 }
 _RUN_ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.rejected"})
 _UNDO_ENDS = frozenset({"execution.rolled_back", "execution.rollback_failed"})
+#: Those that are much of a trail and change neither a status nor a step.
+_TELL_NOTHING = frozenset({"log.lines", "step.captured"})
 #: What may come after an end: answers to commands, which change nothing.
 _ANSWERS = frozenset({"command.rejected", "command.duplicate"})
 _BEGINS = frozenset({"execution.accepted", "execution.rolling_back"})
@@ -49,12 +51,22 @@ class Tale:
         """Status and attempt of each step of the run; None: not known (any more)."""
         self.rollback_steps: Steps | None = {}
 
-    def take(self, entry: Entry) -> Iterator[str]:
+    def take(self, entry: Entry) -> Sequence[str]:
         """The next event; gives what in it disagrees with those before."""
+        name = entry.name
+        if self.ended is None:
+            if name in _STEP_STATUS:
+                self._step(name, entry.data)
+                return ()
+            if name in _TELL_NOTHING:
+                return ()
+        return [*self._disagreements(entry)]
+
+    def _disagreements(self, entry: Entry) -> Iterator[str]:
         name, data = entry.name, entry.data
         if self.ended is not None and name not in _BEGINS and not self._is_answer(entry):
             yield f"it comes after the end (seq {self.ended})"
-        if name.startswith("step."):
+        if name in _STEP_STATUS:
             self._step(name, data)
         elif name in _RUN_ENDS or name in _UNDO_ENDS:
             if not self._is_answer(entry):
@@ -87,11 +99,13 @@ class Tale:
 
     def _step(self, name: str, data: dict[str, JsonValue]) -> None:
         steps = self.steps if data.get("phase", "run") == "run" else self.rollback_steps
-        status, step = _STEP_STATUS.get(name), data.get("step")
-        if steps is None or status is None or not isinstance(step, str):
+        step = data.get("step")
+        if steps is None or not isinstance(step, str):
             return
-        known = steps.setdefault(step, ["pending", 0])
-        known[0] = status
+        known = steps.get(step)
+        if known is None:
+            known = steps[step] = ["pending", 0]
+        known[0] = _STEP_STATUS[name]
         if name == "step.started":
             known[1] = data.get("attempt")
 

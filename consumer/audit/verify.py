@@ -65,11 +65,12 @@ class Verifier:
 
     def add(self, records: Iterable[LogRecord]) -> None:
         """The next records, in the order of their times."""
-        only = None if self._scope.execution_id is None else self._scope.execution_id.encode()
+        only, count = None if self._scope.execution_id is None else self._scope.execution_id.encode(), 0
         for record in records:
-            self.report.records += 1
+            count += 1
             if only is None or record.key == only:
                 self._add(record)
+        self.report.records += count
         if self.report.records >= self._next_sweep:
             self._next_sweep = self.report.records + _SWEEP
             self._sweep(record.timestamp)
@@ -91,8 +92,8 @@ class Verifier:
         elif record.partition != chain.partition:
             self._tell(_about(Kind.FOREIGN, entry, f"the execution's other events are on partition {chain.partition}"))
             return
-        else:
-            self._check_owner(entry)
+        elif (entry.epoch, entry.data.get("agent")) != chain.owner:
+            self._check_owner(chain, entry)
         chain.add(entry, self._tell, self._taken)
         if chain.waiting:
             self._waiting.add(chain)
@@ -105,11 +106,13 @@ class Verifier:
         self.report.executions += 1
         return chain
 
-    def _check_owner(self, entry: Entry) -> None:
+    def _check_owner(self, chain: Chain, entry: Entry) -> None:
         """One epoch of a partition is one owner's, and that is one agent."""
-        agent = entry.text("agent") or ""
-        owner = self._owners.setdefault((entry.record.partition, entry.epoch), agent)
-        if owner != agent:
+        agent, place = entry.text("agent") or "", (entry.record.partition, entry.epoch)
+        owner = self._owners.setdefault(place, agent)
+        if owner == agent:
+            chain.owner = entry.epoch, agent
+        else:
             text = f"{agent[:128]} wrote it in epoch {entry.epoch}, which is {owner[:128]}'s"
             self._tell(_about(Kind.FOREIGN, entry, text))
 

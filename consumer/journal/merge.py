@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
-from operator import itemgetter
+from itertools import accumulate
+from operator import attrgetter, itemgetter
 
 from aiokafka import TopicPartition
 
@@ -14,6 +15,8 @@ from consumer.journal.reader import LogRecord, PartitionReader
 
 #: At most so many records are fetched at once; of a partition that is ahead of the others no more are held.
 AT_ONCE = 2_000
+#: Loops over records are left to built-ins: there are millions of them.
+_clock, _record, _timestamp = itemgetter(0), itemgetter(1), attrgetter("timestamp")
 
 
 class Merge:
@@ -25,7 +28,7 @@ class Merge:
     def __init__(self, reader: PartitionReader, until: datetime | None = None) -> None:
         self._reader = reader
         self._until = None if until is None else int(until.timestamp() * 1000)
-        self._held = {tp: deque[tuple[int, LogRecord]]() for tp in reader.partitions}
+        self._held = {tp: list[tuple[int, LogRecord]]() for tp in reader.partitions}
         self._clocks = dict.fromkeys(reader.partitions, 0)
         self._begins: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
@@ -61,11 +64,9 @@ class Merge:
 
     def _hold(self, fetched: Mapping[TopicPartition, list[LogRecord]]) -> None:
         for tp, records in fetched.items():
-            clock, held = self._clocks[tp], self._held[tp]
-            for record in records:
-                clock = max(clock, record.timestamp)
-                held.append((clock, record))
-            self._clocks[tp] = clock
+            clocks = list(accumulate(map(_timestamp, records), max, initial=self._clocks[tp]))
+            self._held[tp].extend(zip(clocks[1:], records, strict=True))
+            self._clocks[tp] = clocks[-1]
 
     async def _look(self, tp: TopicPartition) -> None:
         """Whether the partition's end was reached."""
@@ -81,8 +82,11 @@ class Merge:
         """Takes out what no record yet to come can be before, in the order of time."""
         due = min((self._held[tp][-1][0] if self._held[tp] else -1 for tp in self._live), default=None)
         ready: list[tuple[int, LogRecord]] = []
-        for records in self._held.values():
-            while records and (due is None or records[0][0] <= due):
-                ready.append(records.popleft())
-        ready.sort(key=itemgetter(0))
-        return [record for at, record in ready if self._until is None or at <= self._until]
+        for held in self._held.values():
+            count = len(held) if due is None else bisect_right(held, due, key=_clock)
+            ready += held[:count]
+            del held[:count]
+        ready.sort(key=_clock)
+        if self._until is not None:
+            del ready[bisect_right(ready, self._until, key=_clock) :]
+        return list(map(_record, ready))

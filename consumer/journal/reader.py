@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from itertools import dropwhile
 from typing import Literal, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -92,7 +93,7 @@ class PartitionReader:
     async def fetch(self, partitions: Sequence[TopicPartition], most: int) -> dict[TopicPartition, list[LogRecord]]:
         """At most so many records of those partitions, what has come; waits a moment where nothing has."""
         batches = await self._consumer.getmany(*partitions, timeout_ms=END_POLL_MS, max_records=most)
-        return {tp: list(self._kept(tp, records)) for tp, records in batches.items()}
+        return {tp: self._kept(tp, records) for tp, records in batches.items()}
 
     async def beginnings(self) -> dict[Partition, int]:
         """The first offset that each partition still holds; more than 0 where retention took what was before."""
@@ -111,20 +112,17 @@ class PartitionReader:
             for record in self._kept(tp, records):
                 yield record
 
-    def _kept(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> Iterator[LogRecord]:
-        for record in records:
-            if record.timestamp < self._since.get(tp, record.timestamp):
-                continue  # the broker gives the start of the batch that holds the moment
-            self._since.pop(tp, None)
-            yield LogRecord(
-                record.topic,
-                record.partition,
-                record.offset,
-                record.timestamp,
-                record.key,
-                record.value,
-                record.headers,
-            )
+    def _kept(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> list[LogRecord]:
+        since = self._since.get(tp)
+        if since is not None:  # the broker gives the start of the batch that holds the moment
+            records = list(dropwhile(lambda record: record.timestamp < since, records))
+            if records:
+                del self._since[tp]
+        topic, number = tp
+        return [
+            LogRecord(topic, number, record.offset, record.timestamp, record.key, record.value, record.headers)
+            for record in records
+        ]
 
     async def position(self, tp: TopicPartition) -> int:
         """The offset that is read next."""

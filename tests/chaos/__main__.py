@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--session", type=float, default=6.0, help="the agents' session timeout in seconds (6)")
     parser.add_argument("--calm", type=float, default=0.0, help="seconds of rest after each round, at least (0)")
     parser.add_argument("--keep", type=Path, help="directory for everything; else a temporary one, kept on violation")
+    parser.add_argument("--audit", action="store_true", help="let `wpk audit verify` read each chapter's trail too")
     given = parser.parse_args()
     directory = given.keep or Path(tempfile.mkdtemp(prefix="wpk-chaos-"))
     options = drive.Options(
@@ -41,6 +42,7 @@ def main() -> int:
         rate=given.rate,
         partitions=given.partitions,
         session=given.session,
+        audit=given.audit,
         calm=given.calm,
         only=tuple(filter(None, given.only.split(","))),
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from consumer.client import Auditor
 from consumer.journal import topics
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
@@ -62,6 +63,8 @@ class Options:
     """Names of the faults to be drawn, or beginnings of names; empty: all."""
     shells: float = 0.1
     """The share of steps that are processes."""
+    audit: bool = False
+    """Whether the trail is verified too, as `wpk audit verify` does it."""
 
     def setting(self, number: int) -> Setting:
         """What the faults of that round are drawn for. Every other chapter forgets."""
@@ -264,6 +267,8 @@ class _Chapter:
             )
         ):
             self._violation(violation.name, violation.message, violation.evidence)
+        if options.audit:
+            await self._audit()
         result.late_marks += len(invariants.late_marks(history, left, load.published, options.mode))
         logs = sorted(self._directory.glob("*.log"))
         result.add(history)
@@ -289,6 +294,16 @@ class _Chapter:
             f"{len(result.violations)} violation(s)"
         )
         self._keep(history)
+
+    async def _audit(self) -> None:
+        """The project's own reader must find nothing either, nor let what is void pass with transactions."""
+        connection = KafkaConnection(bootstrap_servers=self._kafka.direct, client_id="chaos")
+        strict = self._options.mode == "exactly_once"
+        found = await Auditor(connection, TopicNames(self._prefix), strict=strict).verify()
+        for finding in found.broken:
+            execution = f"execution {finding.execution_id}: " if finding.execution_id else ""
+            self._violation("the trail verifies", f"{execution}{finding.kind}: {finding.message}", str(finding.place))
+        self._record.say(f"audit: {found.executions} executions, {found.events} events, {dict(found.counts)}")
 
     def _keep(self, history: History) -> None:
         if self._result.violations:
