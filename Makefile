@@ -44,7 +44,7 @@ test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl 
 test-policy: $(STAMP) ## run what shows who may run what: the policy's decision table, signatures, refusals
 	@$(PY) -m pytest tests/unit/test_policy.py tests/unit/test_policy_check.py tests/unit/test_policy_docs.py \
 	  tests/unit/test_engine_policy.py tests/unit/test_signatures.py tests/unit/test_command_signatures.py \
-	  tests/unit/test_policy_commands.py $(ARGS)
+	  tests/unit/test_policy_commands.py tests/unit/test_dry_run_first.py $(ARGS)
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --mode $(MODE) --jobs $$(nproc)

@@ -43,6 +43,9 @@ class ExecuteCommand(CommandModel):
     """Nothing outside the agent changes; the same events are published, marked."""
     validate_only: bool = False
     """Answers what validation says and runs nothing."""
+    dry_run_id: ExecutionId | None = None
+    """The execution that was this one's dry run: of the same package and parameters, on the same partition. The command
+    is refused where it was another, or did not complete."""
     deadline: Moment | None = None
     """The run ends by then, or is cancelled and fails."""
     timeout: Duration | None = None
@@ -56,6 +59,8 @@ class ExecuteCommand(CommandModel):
     def _names_a_package(self) -> ExecuteCommand:
         if self.wpk_content is None and self.workflow_id is None:
             raise ValueError("there is nothing to run: give wpk_content, or workflow_id for a package of the registry")
+        if self.dry_run_id is not None and self.dry_run:
+            raise ValueError("a dry run needs no dry run before it; leave dry_run_id out")
         return self
 
     def content_digest(self) -> str:

@@ -152,6 +152,19 @@ class ExecutionEvent(EventData):
     current_step: str | None = None
 
 
+class Rehearsal(BaseModel):
+    """The dry run that an execute command names, as its agent knew it when the command was accepted."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    execution_id: str
+    problem: str | None = None
+    """Why it does not count; None: it does."""
+    completed_at: Moment | None = None
+    plan_digest: str | None = None
+    """Over its whole plan."""
+
+
 class ExecutionAccepted(ExecutionEvent):
     """The command is durable; it will be worked on. Carries the whole command, so that the trail is complete."""
 
@@ -166,6 +179,8 @@ class ExecutionAccepted(ExecutionEvent):
     deadline: Moment | None = None
     source: Source
     traceparent: str | None = None
+    rehearsal: Rehearsal | None = None
+    """The dry run that the command names."""
 
 
 class ExecutionAwaitingApproval(ExecutionEvent):
@@ -242,6 +257,8 @@ class ExecutionStarted(ExecutionEvent):
     steps: tuple[PlannedStep, ...] = ()
     warnings: tuple[Problem, ...] = ()
     permission: Permission | None = None
+    plan_digest: str | None = None
+    """Of the plan that was approved, and was the same when it was made again just before."""
 
 
 class ExecutionResumed(ExecutionEvent):

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from schemas import events
+from schemas.canonical import digest
 from schemas.events import JsonObject, Phase, PlannedStep, Status
 from schemas.failure import Failure
 from schemas.scalars import Moment
@@ -126,6 +127,10 @@ class ExecutionState(BaseModel):
     validate_only: bool = False
     command: JsonObject | None = None
     command_digest: str | None = None
+    parameters_digest: str | None = None
+    """Of a dry run: over its parameters, for those who name it as theirs."""
+    rehearsal: events.Rehearsal | None = None
+    """The dry run that the command names."""
     wpk_digest: str | None = None
     requested_by: str | None = None
     command_key: str | None = None
@@ -257,6 +262,8 @@ def _accepted(state: ExecutionState, data: events.ExecutionAccepted, time: datet
         "deadline": data.deadline,
         "traceparent": data.traceparent,
         "accepted_at": time,
+        "parameters_digest": digest(data.command.get("parameters") or {}) if data.dry_run else None,
+        "rehearsal": data.rehearsal,
     }
 
 

@@ -211,6 +211,11 @@ class Requirement(Applies):
     """How long approvals are waited for, and count (seconds, or 30m, 4h); at most WPK_APPROVAL_TIMEOUT."""
     plan_digest: Wanted = "optional"
     """required: an approval must name the digest of the plan that it approves (`wpk approve --digest`)."""
+    dry_run_first: Wanted = "optional"
+    """required: the command must name a dry run that completed, of the same package and parameters (`dry_run_id`)."""
+    dry_run_within: Annotated[Duration, Field(gt=0)] = 86_400.0
+    """How long before the command that dry run may have ended (seconds, or 30m, 1d). Never more than
+    WPK_STATE_RETENTION, after which agents do not know of it."""
     auto: bool = True
     """false: packages with `safety.mode: auto` are refused."""
     limits: RunLimits = RunLimits()

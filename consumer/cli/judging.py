@@ -78,6 +78,7 @@ def _document(permit: Permit, steps: list[tuple[str, Step, Verdict]]) -> JsonVal
         "allowed": not permit.problems,
         "signed_by": signed_by,
         "approval": permit.must_wait,
+        "dry_run_first": permit.dry_run_first is not None,
         "steps": judged,
         "problems": problems,
     }
@@ -101,6 +102,8 @@ def _table(
         lines.append(line)
     lines += [Text(f"  {problem.path}: {clean(problem.message, 500)}", style=BAD) for problem in permit.problems]
     lines += [Text(f"  {clean(problem.message, 500)}", style=WAIT) for problem in permit.warnings]
+    if permit.dry_run_first is not None and not permit.problems:
+        lines.append(Text(f"  {clean(permit.dry_run_first.wanted_by, 200)} wants a dry run first", style=WAIT))
     if permit.must_wait and not permit.problems:
         lines.append(Text("  it waits for an approval, as a requirement of the policy says", style=WAIT))
     return lines

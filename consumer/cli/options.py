@@ -77,6 +77,10 @@ class SubmitOptions(PackageOptions):
 
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look on until it is over.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")] = False
+    dry_run_id: Annotated[
+        str | None,
+        typer.Option("--dry-run-id", metavar="ID", help="The dry run (wpk plan) of the same package and parameters."),
+    ] = None
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Let the agent check it, and run nothing.")] = (
         False
     )

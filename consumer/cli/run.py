@@ -26,9 +26,12 @@ async def submit(options: SubmitOptions) -> int:
     """Run a workflow package: publish an execute command, and look on with --watch."""
 
     output = Output(json=options.json)
-    command = _command(options, output)
+    command, client = _command(options, output), client_of(options)
+    if command.dry_run_id is not None and options.id is None:
+        beside = await client.id_beside(command.dry_run_id)
+        command = command.model_copy(update={"execution_id": beside})
     sending = Sending(watch=options.watch, timeout=duration(options.timeout, "--timeout"), known=options.id is not None)
-    return await send(client_of(options), command, output, sending)
+    return await send(client, command, output, sending)
 
 
 async def plan(options: PackageOptions) -> int:
@@ -72,6 +75,7 @@ def _command(options: PackageOptions, output: Output) -> ExecuteCommand:
         fields |= {
             "dry_run": options.dry_run,
             "validate_only": options.validate_only,
+            "dry_run_id": options.dry_run_id,
             "timeout": duration(options.run_timeout, "--run-timeout"),
             "deadline": options.deadline,
         }

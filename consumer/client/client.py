@@ -12,10 +12,12 @@ from consumer.client.audits import Auditor, Window
 from consumer.client.dead_letters import DeadLetters
 from consumer.client.errors import TimedOut
 from consumer.client.follow import Follower, Since, decoded
-from consumer.client.publish import Publisher
+from consumer.client.partitions import count_partitions, partition_of
+from consumer.client.publish import Publisher, new_execution_id
 from consumer.client.read import CLOCK_SKEW, Filter, History, Listing, list_states, read_history, read_state
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
+from consumer.ports import CommandTopic
 from schemas.events import Event
 from schemas.execution import ExecutionState
 
@@ -34,6 +36,13 @@ class Client:
     def publisher(self) -> Publisher:
         """A context manager that writes commands, signed where the client has a key."""
         return Publisher(self.connection, self.topics, sign_key=self._sign_key)
+
+    async def id_beside(self, execution_id: str) -> str:
+        """A new id whose commands lie on the same partition: for a command that names that execution's dry run."""
+        names = [self.topics.name(topic) for topic in CommandTopic]
+        partitions = await count_partitions(self.connection, names)
+        wanted = partition_of(execution_id, partitions)
+        return next(name for name in iter(new_execution_id, "") if partition_of(name, partitions) == wanted)
 
     def follower(self, execution_id: str, *, since: Since = "beginning", partition: int | None = None) -> Follower:
         """A context manager that gives an execution's events; enter it before you publish."""

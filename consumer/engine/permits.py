@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from consumer.engine.services import Services
 from consumer.errors import PermanentError
 from consumer.policy import signatures
-from consumer.policy.judge import Policy
+from consumer.policy.judge import FirstDryRun, Policy
 from consumer.policy.run import Decision, Run, Step
 from consumer.policy.signatures import Verified
 from consumer.ports import Adapter, JsonObject, Phase
@@ -35,6 +35,8 @@ class Permit:
     limits: ResourceLimits
     must_wait: bool
     """An approval is required, whatever the package says."""
+    dry_run_first: FirstDryRun | None
+    """A dry run is required before."""
     problems: tuple[Problem, ...]
     """Why it is refused; none: it may begin."""
     warnings: tuple[Problem, ...]
@@ -117,6 +119,7 @@ def of_package(
         ),
         limits=policy.limits(run, package),
         must_wait=policy.must_wait(run),
+        dry_run_first=policy.dry_run_first(run, package),
         problems=tuple(problems),
         warnings=signed.warnings,
     )

@@ -17,7 +17,7 @@ from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
 from consumer.policy import steering
 from consumer.ports import JsonObject
-from consumer.workflow import answers, approvals, checks, program
+from consumer.workflow import answers, approvals, checks, program, rehearsals
 from consumer.workflow.checks import Checked
 from schemas import events
 from schemas.events import EventData, Status
@@ -135,8 +135,9 @@ def decide(
     now = execution.now()
     if checked.package is None or checked.errors or permit is None:
         return _refused(state, checked.errors, now, code="invalid")
-    if permit.problems:
-        return _refused(state, permit.problems, now, code="forbidden")
+    forbidden = [*permit.problems, *_unrehearsed(state, permit)]
+    if forbidden:
+        return _refused(state, forbidden, now, code="forbidden")
     if state.validate_only:
         fields = answers.result_fields(state, now)
         fields["total_steps"] = len(checked.package.spec.handlers)
@@ -147,6 +148,18 @@ def decide(
     if state.approved_until is not None and now >= state.approved_until:
         return [answers.approval_expired(state, now)]
     return [start(checked.package, permit, (*checked.warnings, *permit.warnings))]
+
+
+def _unrehearsed(state: ExecutionState, permit: Permit) -> list[Problem]:
+    """What is wrong with the dry run that the run has named, or needs."""
+    first = None if state.validate_only else permit.dry_run_first
+    problem = rehearsals.problem(
+        state.rehearsal,
+        accepted_at=state.accepted_at,
+        within=first.within if first else None,
+        wanted_by=first.wanted_by if first else "",
+    )
+    return [problem] if problem is not None else []
 
 
 def _waiting(

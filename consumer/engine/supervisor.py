@@ -15,6 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from consumer.engine import prepare, senders
+from consumer.engine.dead_letter import dead_letter
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
 from consumer.engine.partition import Partition
@@ -25,7 +26,7 @@ from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
 from consumer.ports import Journal, Record, Topic
 from consumer.telemetry.logs import log_execution_end
-from consumer.workflow import ahead, answers, attempts
+from consumer.workflow import ahead, answers, attempts, rehearsals
 from schemas import events, snapshot
 from schemas.commands import ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import EventData, Status
@@ -229,9 +230,10 @@ class Supervisor:
         if content.execution_id in partition.unreadable:
             detail = f"the state of execution {content.execution_id} can't be read; the agent's log says why"
             return self._bury(partition, incoming, Unreadable(reason="internal", detail=detail))
+        rehearsal = await self._rehearsal(partition, content)
         execution = await self._find(partition, content)
         try:
-            drafts = self._answer(execution, incoming, content, awaited=awaited)
+            drafts = self._answer(execution, incoming, content, rehearsal, awaited=awaited)
             execution.stage(*drafts)
             if any(isinstance(draft, events.ExecutionAccepted) for draft in drafts):
                 execution.stage(*ahead.end(execution.state, execution.now()))
@@ -252,21 +254,30 @@ class Supervisor:
         offsets = {incoming.topic: incoming.source.offset + 1}
         self._services.metrics.dead_letter(content.reason)
         try:
-            return partition.journal.append([_dead_letter(incoming, content)], offsets)
+            return partition.journal.append([dead_letter(incoming, content)], offsets)
         except ValueError:
-            return partition.journal.append([_dead_letter(incoming, content, keep=_KEPT)], offsets)
+            return partition.journal.append([dead_letter(incoming, content, keep=_KEPT)], offsets)
 
     def _answer(
-        self, execution: Execution, incoming: Incoming, content: Understood | Refused, *, awaited: bool
+        self,
+        execution: Execution,
+        incoming: Incoming,
+        content: Understood | Refused,
+        rehearsal: events.Rehearsal | None,
+        *,
+        awaited: bool,
     ) -> list[EventData]:
         state, now, source = execution.known, execution.now(), incoming.source
         if isinstance(content, Refused):
             asked = answers.Asked(kind=content.kind, requested_by=content.requested_by, workflow_id=content.workflow_id)
             return answers.refuse(state, asked, content.problems, source=source, now=now, code="invalid")
         judged = senders.judge(incoming, content, state, self._services, awaited=awaited)
-        return senders.with_policy(
-            self._answer_command(content, state, judged, now=now, awaited=awaited), self._services
-        )
+        drafts = self._answer_command(content, state, judged, now=now, awaited=awaited)
+        known = {"rehearsal": rehearsal}
+        drafts = [
+            each.model_copy(update=known) if isinstance(each, events.ExecutionAccepted) else each for each in drafts
+        ]
+        return senders.with_policy(drafts, self._services)
 
     def _answer_command(
         self, content: Understood, state: ExecutionState | None, judged: Judged, *, now: datetime, awaited: bool
@@ -304,13 +315,26 @@ class Supervisor:
         if live is not None:
             return live
         rollback = isinstance(content, Understood) and isinstance(content.command, RollbackCommand)
-        state = partition.recall(name, whole=rollback)
+        state = await self._recalled(partition, name, whole=rollback)
+        return Execution(name, state, partition.journal, self._services)
+
+    async def _rehearsal(self, partition: Partition, content: Understood | Refused) -> events.Rehearsal | None:
+        """The dry run that an execute command names, by what is known here."""
+        command = content.command if isinstance(content, Understood) else None
+        if not isinstance(command, ExecuteCommand) or command.dry_run_id is None:
+            return None
+        live = partition.live.get(command.dry_run_id)
+        return rehearsals.of(command, live.known if live else await self._recalled(partition, command.dry_run_id))
+
+    async def _recalled(self, partition: Partition, name: str, *, whole: bool = False) -> ExecutionState | None:
+        """What is known of an execution that does not live; read again where memory has too little of it."""
+        state = partition.recall(name, whole=whole)
         if state is None and name in partition.ended:
             records = await self._read_again(partition.journal)
             mine = {k: v for k, v in records.items() if k == name or k.startswith(f"{name}/")}
             known = name in partition.ended  # the sweep may have forgotten it meanwhile
             state = snapshot.load(mine).get(name) if known else None
-        return Execution(name, state, partition.journal, self._services)
+        return state
 
     async def _read_again(self, journal: Journal) -> Mapping[str, bytes]:
         """The state topic's newest records, with all that was queued before. Raises OwnershipLost only."""
@@ -358,23 +382,3 @@ async def supervising(services: Services, read_state: StateReader) -> AsyncItera
             yield supervisor
         finally:
             supervisor.cancel_all()
-
-
-def _dead_letter(incoming: Incoming, content: Unreadable, keep: int | None = None) -> Record:
-    """The record as it came, with what is wrong with it; with `keep` only so many bytes of its value."""
-    source, value = incoming.source, incoming.value
-    about = {
-        "wpk-reason": content.reason,
-        "wpk-detail": content.detail,
-        "wpk-topic": source.topic,
-        "wpk-partition": str(source.partition),
-        "wpk-offset": str(source.offset),
-    }
-    if keep is not None:
-        about["wpk-truncated"] = f"the first {keep} of {len(value or b'')} bytes; key and headers are left out"
-    added = tuple((name, text.encode(errors="replace")) for name, text in about.items())
-    if keep is not None:
-        return Record(Topic.DEAD_LETTER, None, (value or b"")[:keep], added)
-    if incoming.key is None and value is None:
-        value = b""
-    return Record(Topic.DEAD_LETTER, incoming.key, value, (*incoming.headers, *added))

@@ -25,6 +25,16 @@ SIGNATURE_PATH = "headers.wpk-signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstDryRun:
+    """A dry run that must have been made before."""
+
+    wanted_by: str
+    """For messages."""
+    within: float
+    """How long before the command it may have ended (seconds)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """A policy file in force."""
 
@@ -144,6 +154,22 @@ class Policy:
     def must_wait(self, run: Run) -> bool:
         """Whether an approval is required besides what the package says."""
         return any(each.approval == "required" for each in self.requirements(run))
+
+    def dry_run_first(self, run: Run, package: WorkflowPackage) -> FirstDryRun | None:
+        """Whether the run needs a dry run before it: where a requirement or its package wants one.
+
+        The open policy lets packages run that say so too: whoever tries something out need not do it twice.
+        """
+        if self.open or run.dry_run:
+            return None
+        wanting = [each for each in self.requirements(run) if each.dry_run_first == "required"]
+        if wanting:
+            strictest = min(wanting, key=lambda each: each.dry_run_within)
+            by = f"the requirement {strictest.name} of {self.origin}"
+            return FirstDryRun(wanted_by=by, within=strictest.dry_run_within)
+        if package.spec.safety.dry_run_required:
+            return FirstDryRun(wanted_by="the package (spec.safety.dry_run_required)", within=float("inf"))
+        return None
 
     def limits(self, run: Run, package: WorkflowPackage) -> ResourceLimits:
         """The least of the package's own limits and of those required."""

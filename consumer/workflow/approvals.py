@@ -55,6 +55,13 @@ def refusal(state: ExecutionState, command: ControlCommand, source: Source) -> s
         return f"{who} asked for this execution and can't approve it; somebody else must"
     if key is not None and key == state.command_key:
         return f"the key {key} signed the command that asks for this execution, and can't approve it too"
+    rehearsed = state.rehearsal.plan_digest if state.rehearsal else None
+    if command.digest is not None and rehearsed is not None and command.digest != rehearsed:
+        dry_run = state.rehearsal.execution_id if state.rehearsal else ""
+        return (
+            f"it approves the plan {command.digest}, but this execution's dry run {dry_run} planned {rehearsed}; look "
+            "at that one"
+        )
     named = state.approved_plan
     if command.digest is not None and named is not None and command.digest != named:
         first = next(given.by for given in state.approvals if given.plan_digest is not None)

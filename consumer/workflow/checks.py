@@ -138,7 +138,10 @@ def _notes(package: WorkflowPackage) -> Iterator[Problem]:
     """What the package asks for and this agent does not enforce: said, never passed over."""
     spec = package.spec
     if spec.safety.dry_run_required:
-        yield _note("spec.safety.dry_run_required", "not enforced by this agent: submit with dry_run first")
+        yield _note(
+            "spec.safety.dry_run_required",
+            "a run must name its dry run (dry_run_id), unless the agent's policy is open",
+        )
     if spec.monitoring.alerts:
         yield _note("spec.monitoring.alerts", "alerts are not sent by this agent; subscribe to the results topic")
     if spec.runtime.type == "docker":

@@ -36,6 +36,8 @@ def plan(state: ExecutionState) -> list[Text]:
         lines.append(Text("  no step would change anything", style=DIM))
     whole = plan_digest(state, "rollback" if state.rollback_steps else "run")
     if whole is not None:
+        if not state.rollback_steps:
+            lines.append(Text(f"  run it: wpk submit … --dry-run-id {clean(state.execution_id, 128)}", style=DIM))
         lines.append(Text(f"  digest of this plan: {whole}", style=DIM))
     return lines
 

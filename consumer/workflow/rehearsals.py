@@ -1,0 +1,71 @@
+"""The dry run that an execute command names: whether it counts, as far as the partition's owner knows.
+
+It must lie on the same partition: only that owner knows its state, which is durable and comes with the partition
+(decision 0009).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.canonical import digest
+from schemas.commands import ExecuteCommand
+from schemas.events import Rehearsal, Status
+from schemas.execution import ExecutionState
+from schemas.failure import Problem
+from schemas.scalars import format_duration, format_moment
+
+PATH = "dry_run_id"
+_UNKNOWN = (
+    "is not known on this partition: it never existed, its retention has passed, or it lies on another one; send the "
+    "command under an execution_id that lies where the dry run does, as wpk submit --dry-run-id chooses it"
+)
+
+
+def of(command: ExecuteCommand, known: ExecutionState | None) -> Rehearsal | None:
+    """What is known of the dry run that the command names; None where it names none."""
+    if command.dry_run_id is None:
+        return None
+    problem = _why_not(command, known)
+    return Rehearsal(
+        execution_id=command.dry_run_id,
+        problem=problem,
+        completed_at=known.completed_at if known is not None and problem is None else None,
+        plan_digest=known.plan_digest if known is not None and problem is None else None,
+    )
+
+
+def _why_not(command: ExecuteCommand, known: ExecutionState | None) -> str | None:
+    package = command.wpk_content
+    if known is None or known.status is None:
+        return _UNKNOWN
+    reasons = (
+        (not known.dry_run, "was no dry run, but a real one"),
+        (known.validate_only, "was no dry run, but a validation only"),
+        (not known.over, f"has not ended: it is {known.status}; wait for its end"),
+        (known.status is not Status.COMPLETED, f"did not complete: it is {known.status}"),
+        (not isinstance(package, dict) or digest(package) != known.wpk_digest, "was of another package"),
+        (digest({**command.parameters}) != known.parameters_digest, "had other parameters"),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+def problem(
+    rehearsal: Rehearsal | None, *, accepted_at: datetime | None, within: float | None, wanted_by: str
+) -> Problem | None:
+    """Why a run may not begin for want of a dry run. `within`: how old it may be (seconds); None: none is wanted."""
+    if rehearsal is not None and rehearsal.problem is not None:
+        return Problem(path=PATH, message=f"execution {rehearsal.execution_id} {rehearsal.problem}")
+    if within is None:
+        return None
+    if rehearsal is None:
+        message = f"{wanted_by} wants a dry run first; make one (wpk plan), and name it: wpk submit --dry-run-id ID"
+        return Problem(path=PATH, message=message)
+    ended = rehearsal.completed_at
+    if ended is None or accepted_at is None or (accepted_at - ended).total_seconds() <= within:
+        return None
+    message = (
+        f"execution {rehearsal.execution_id} ended at {format_moment(ended)}, and {wanted_by} wants a dry run of the "
+        f"last {format_duration(within)}; make another"
+    )
+    return Problem(path=PATH, message=message)
