@@ -21,6 +21,8 @@ import structlog
 
 from consumer import tasks
 from consumer.adapters import registry
+from consumer.adapters.api.guard import AddressGuard
+from consumer.adapters.api.transport import Transport
 from consumer.adapters.registry import AdapterRegistry
 from consumer.adapters.shell.adapter import ShellAdapter
 from consumer.clock import SystemClock
@@ -34,11 +36,13 @@ from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
 from consumer.journal.owner import Limits as OwnerLimits
 from consumer.journal.probe import Guarantee
+from consumer.journal.publications import Publications
 from consumer.journal.topics import TopicNames, TopicReport
+from consumer.outward.registry import Chain, HttpPackages
 from consumer.policy import load
 from consumer.policy.judge import Policy
 from consumer.policy.secrets import SecretStore
-from consumer.ports import Journal
+from consumer.ports import Journal, Packages
 from consumer.settings import Settings, unknown_variables
 from consumer.telemetry import health, logs, watchdog
 from consumer.telemetry.health import Facts, Health
@@ -182,7 +186,10 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         supervisor = parts.supervisor = await stack.enter_async_context(
-            supervising(_services(settings, adapters, metrics, secrets, policy), _state_reader(factory))
+            supervising(
+                _services(settings, adapters, metrics, secrets, policy, _packages(settings, connection, names, stack)),
+                _state_reader(factory),
+            )
         )
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
@@ -337,8 +344,25 @@ def _factory(
     )
 
 
+def _packages(settings: Settings, connection: KafkaConnection, names: TopicNames, stack: AsyncExitStack) -> Packages:
+    """Where packages are found that commands only name. The operator chose the HTTP registry's address: none is
+    forbidden."""
+    topic = Publications(connection, names)
+    if settings.registry_url is None:
+        return topic
+    transport = Transport(AddressGuard(("*",)))
+    stack.callback(transport.close)
+    token = settings.registry_token.get_secret_value() if settings.registry_token else None
+    return Chain((topic, HttpPackages(settings.registry_url, transport, token=token)))
+
+
 def _services(
-    settings: Settings, adapters: AdapterRegistry, metrics: Metrics, secrets: SecretStore, policy: Policy
+    settings: Settings,
+    adapters: AdapterRegistry,
+    metrics: Metrics,
+    secrets: SecretStore,
+    policy: Policy,
+    packages: Packages,
 ) -> Services:
     return Services(
         agent=settings.agent_name,
@@ -357,7 +381,10 @@ def _services(
             state_retention=settings.state_retention,
             max_output_bytes=settings.max_output_bytes,
             max_log_bytes=settings.max_log_bytes,
+            max_command_bytes=settings.max_command_bytes,
+            registry_timeout=settings.registry_timeout,
         ),
+        packages=packages,
     )
 
 

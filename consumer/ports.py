@@ -25,11 +25,14 @@ __all__ = [
     "Intention",
     "Journal",
     "JsonObject",
+    "Packages",
     "Phase",
     "Plan",
     "Record",
+    "Resolved",
     "Rights",
     "Scope",
+    "SharedTopic",
     "StepContext",
     "Stream",
     "Topic",
@@ -194,6 +197,32 @@ class Rights(NeedsRights, Protocol):
         ...
 
 
+# --- packages ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A package that was named, and found."""
+
+    content: JsonObject
+    digest: str
+    """Of the content, computed here."""
+    origin: str
+    """Where it was found, for the trail."""
+
+
+class Packages(Protocol):
+    """Where packages are found that a command only names."""
+
+    async def resolve(self, reference: str) -> Resolved:
+        """The package of that `name-version` or digest.
+
+        Raises PermanentError where there is none, or none that may be taken; TemporaryError where that can't be known
+        now.
+        """
+        ...
+
+
 # --- journal ----------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +234,12 @@ class Topic(enum.StrEnum):
     RESULTS = "events.results"
     STATE = "state"
     DEAD_LETTER = "dead-letter"
+
+
+class SharedTopic(enum.StrEnum):
+    """Topics that no partition's owner writes, with one partition each."""
+
+    REGISTRY = "registry"
 
 
 class CommandTopic(enum.StrEnum):

@@ -35,7 +35,8 @@ class ExecuteCommand(CommandModel):
     execution_id: ExecutionId | None = None
     """The idempotency key; else the record's key, else derived from topic, partition and offset."""
     workflow_id: str | None = Field(default=None, min_length=1, max_length=256)
-    """`name-version`; names a package in the registry where `wpk_content` is absent."""
+    """`name-version`; where `wpk_content` is absent it names a package of the registry, so or by its digest
+    (`sha256:…`)."""
     wpk_content: dict[str, JsonValue] | str | None = None
     """The package, as an object or as YAML text."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)

@@ -163,6 +163,8 @@ class Rehearsal(BaseModel):
     completed_at: Moment | None = None
     plan_digest: str | None = None
     """Over its whole plan."""
+    wpk_digest: str | None = None
+    """Of its package, where the command itself only names one: what is found must be the same."""
 
 
 class ExecutionAccepted(ExecutionEvent):
@@ -181,6 +183,23 @@ class ExecutionAccepted(ExecutionEvent):
     traceparent: str | None = None
     rehearsal: Rehearsal | None = None
     """The dry run that the command names."""
+
+
+class ExecutionResolved(ExecutionEvent):
+    """The package that the command had only named. From here on this very content is the execution's, whatever becomes
+    of the registry."""
+
+    name: ClassVar[str] = "execution.resolved"
+    status: Status = Status.PENDING
+    reference: str
+    """As the command named it."""
+    origin: str
+    """Where it was found: the topic with the offset, or the URL."""
+    package: str
+    """Its `name-version`."""
+    workflow_name: str | None = None
+    wpk_content: JsonObject
+    wpk_digest: str
 
 
 class ExecutionAwaitingApproval(ExecutionEvent):

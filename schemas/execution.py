@@ -267,6 +267,16 @@ def _accepted(state: ExecutionState, data: events.ExecutionAccepted, time: datet
     }
 
 
+@_on(events.ExecutionResolved)
+def _resolved(state: ExecutionState, data: events.ExecutionResolved, time: datetime) -> Update:
+    return {
+        "command": {**(state.command or {}), "wpk_content": data.wpk_content},
+        "wpk_digest": data.wpk_digest,
+        "workflow_id": data.package,
+        "workflow_name": data.workflow_name or state.workflow_name,
+    }
+
+
 @_on(events.ExecutionAwaitingApproval)
 def _awaiting(state: ExecutionState, data: events.ExecutionAwaitingApproval, time: datetime) -> Update:
     return {

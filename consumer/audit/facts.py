@@ -46,6 +46,7 @@ class Facts:
     """What was recorded before a change, by step: `deployment payments/api: …`."""
     error: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    _parameters: JsonObject = field(default_factory=dict)
     events: int = 0
     first: Place | None = None
     last: Place | None = None
@@ -85,12 +86,20 @@ class Facts:
         labels = data.get("labels")
         self.labels = {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
         if isinstance(command, dict):
-            self.targets = list(dict.fromkeys(targets(command)))[:_MOST_TARGETS]
+            self._aim(command)
+            given = command.get("parameters")
+            self._parameters = given if isinstance(given, dict) else {}
+
+    def _aim(self, command: JsonObject) -> None:
+        self.targets = list(dict.fromkeys(targets(command)))[:_MOST_TARGETS]
 
     def _changed(self, entry: Entry, time: str) -> None:
         name, data = entry.name, entry.data
         self.status = entry.text("status") or self.status
-        if name in ("execution.approval_given", "execution.approved"):
+        if name == "execution.resolved":
+            self.workflow_name = entry.text("workflow_name") or self.workflow_name
+            self._aim({"parameters": self._parameters, "wpk_content": data.get("wpk_content")})
+        elif name in ("execution.approval_given", "execution.approved"):
             self.deeds.append(Deed("approved", entry.text("approved_by"), entry.text("reason"), time))
         elif name == "execution.cancelling" and data.get("cause") != "deadline":
             self.deeds.append(Deed("cancelled", entry.text("requested_by"), entry.text("reason"), time))

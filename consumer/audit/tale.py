@@ -81,7 +81,7 @@ class Tale:
             self.undo_of = self.status if data.get("dry_run") else None
             self.status, self.undoing, self.over, self.ended = "rolling_back", True, False, None
             self.rollback_steps = _planned(data.get("steps"))
-        elif name in ("execution.awaiting_approval", "execution.approved"):
+        elif name in ("execution.resolved", "execution.awaiting_approval", "execution.approved"):
             self.status = str(data.get("status"))
 
     def reopen(self) -> None:

@@ -27,6 +27,13 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("list", options.ListOptions, "look:executions", "List executions, the newest first."),
     ("explain", options.ExplainOptions, "pages:explain", "Say what an execution did, what failed, what to do next."),
     ("validate", options.ValidateOptions, "offline:validate", "Check packages offline: every error, line and remedy."),
+    (
+        "publish",
+        options.PublishOptions,
+        "published:publish",
+        "Put a package into the registry.",
+    ),
+    ("packages", options.PackagesOptions, "published:listed", "List the registry's packages, or print one."),
     ("schema", options.SchemaOptions, "offline:schema", "Write the JSON Schemas and the AsyncAPI document."),
     ("canonicalize", options.CanonicalizeOptions, "signing:canonicalize", "Print the bytes of a package to be signed."),
     ("sign", options.SignOptions, "signing:sign", "Sign a package, or attach a signature that cosign made."),

@@ -57,7 +57,13 @@ class SendingOptions(WaitingOptions):
 class PackageOptions(SendingOptions):
     """What both verbs take."""
 
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="The package, YAML or JSON; - reads stdin. Or the NAME-VERSION or sha256:… of one in the registry.",
+        ),
+    ]
     parameter: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,6 +94,27 @@ class SubmitOptions(PackageOptions):
         str | None, typer.Option(metavar="DURATION", help="The run may take this long; then it is cancelled.")
     ] = None
     deadline: Annotated[str | None, typer.Option(metavar="TIME", help="The same as a moment, in ISO 8601.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions(ReadingOptions):
+    """Options of `wpk publish`."""
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The package, YAML or JSON; - reads stdin.")]
+    published_by: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who publishes it; default: the user of this machine.")
+    ] = None
+    no_check: Annotated[bool, typer.Option("--no-check", help="Publish it without checking it.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagesOptions(ReadingOptions):
+    """Options of `wpk packages`."""
+
+    reference: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Only this workflow; or a NAME-VERSION or sha256:… to print whole."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

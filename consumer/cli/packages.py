@@ -18,6 +18,7 @@ from consumer.settings import Settings
 from consumer.workflow import documents
 from consumer.workflow.checks import check_package
 from schemas.failure import Problem
+from schemas.registry import DIGEST, name_of
 
 #: The largest file that is read; brokers take about 1 MB.
 MAX_BYTES = 8 << 20
@@ -40,6 +41,11 @@ def read(file: str) -> str:
 def _bytes(path: Path) -> bytes:
     with path.open("rb") as stream:
         return stream.read(MAX_BYTES + 1)
+
+
+def is_reference(file: str) -> bool:
+    """Whether it names a package of the registry: a digest or `name-version`, and no file of that name is there."""
+    return not Path(file).exists() and (DIGEST.fullmatch(file) is not None or name_of(file) is not None)
 
 
 def adapters(settings: Settings) -> Mapping[str, Adapter]:
@@ -65,7 +71,7 @@ def check(file: str, text: str, parameters: dict[str, JsonValue] | None, known: 
     return Looked(document.value, tuple(documents.locate(problem, document.positions) for problem in checked.problems))
 
 
-def checked(file: str, parameters: dict[str, JsonValue], settings: Settings, output: Output) -> JsonValue:
+def checked(file: str, parameters: dict[str, JsonValue] | None, settings: Settings, output: Output) -> JsonValue:
     """The package's document, to be sent. Shows what is wrong with it; raises CliError where that are errors."""
     looked = check(file, read(file), parameters, adapters(settings))
     errors = [problem for problem in looked.problems if problem.severity == "error"]

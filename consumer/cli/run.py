@@ -60,13 +60,15 @@ def _command(options: PackageOptions, output: Output) -> ExecuteCommand:
     """The execute command; raises CliError where the package or an option is wrong."""
 
     parameters = parse_parameters(options.parameter or ())
-    if options.no_check:
-        content: JsonValue = packages.read(options.file)
+    fields: dict[str, object] = {}
+    if packages.is_reference(options.file):
+        fields["workflow_id"] = options.file
+    elif options.no_check:
+        fields["wpk_content"] = packages.read(options.file)
     else:
-        content = packages.checked(options.file, parameters, settings_of(options), output)
-    fields: dict[str, object] = {
+        fields["wpk_content"] = packages.checked(options.file, parameters, settings_of(options), output)
+    fields |= {
         "execution_id": options.id or new_execution_id(),
-        "wpk_content": content,
         "parameters": parameters,
         "requested_by": options.requested_by or whoami(),
         "labels": parse_labels(options.label or ()),

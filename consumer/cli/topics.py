@@ -11,6 +11,7 @@ from consumer.cli.output import Output
 from consumer.cli.render.text import BAD, GOOD, WAIT
 from consumer.client.partitions import telling_unreachable
 from consumer.journal import topics
+from consumer.ports import SharedTopic
 
 
 async def create(options: CreateOptions) -> int:
@@ -20,7 +21,10 @@ async def create(options: CreateOptions) -> int:
     connection, names = connection_of(settings), topics.TopicNames(settings.topic_prefix)
     with telling_unreachable(connection):
         created = await topics.create(connection, names, settings.partitions, replication=options.replication)
-    output.lines([f"created {name} with {settings.partitions} partitions" for name in created])
+    alone = {names.name(role) for role in SharedTopic}
+    for name in created:
+        count = "1 partition" if name in alone else f"{settings.partitions} partitions"
+        output.lines([f"created {name} with {count}"])
     if not created:
         output.lines([f"all topics of {settings.topic_prefix} are there"])
     return execute.OK

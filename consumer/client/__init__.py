@@ -15,6 +15,7 @@ from consumer.client.follow import Follower
 from consumer.client.partitions import partition_of
 from consumer.client.publish import Published, Publisher, new_execution_id
 from consumer.client.read import Filter, History, Listing
+from consumer.client.registry import Registry
 
 __all__ = [
     "Auditor",
@@ -28,6 +29,7 @@ __all__ = [
     "Listing",
     "Published",
     "Publisher",
+    "Registry",
     "TimedOut",
     "UnknownExecution",
     "Unreachable",

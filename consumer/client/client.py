@@ -15,6 +15,7 @@ from consumer.client.follow import Follower, Since, decoded
 from consumer.client.partitions import count_partitions, partition_of
 from consumer.client.publish import Publisher, new_execution_id
 from consumer.client.read import CLOCK_SKEW, Filter, History, Listing, list_states, read_history, read_state
+from consumer.client.registry import Registry
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import CommandTopic
@@ -111,6 +112,10 @@ class Client:
             async for record in entries:
                 for event in decoded([record.value]):
                     yield event
+
+    def registry(self) -> Registry:
+        """The packages that commands may name: publishing one, and what there is."""
+        return Registry(self.connection, self.topics)
 
     def dead_letters(self) -> DeadLetters:
         """The records that no agent could understand, and sending one again."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -31,6 +31,8 @@ class Execution:
         """Set whenever the state changed; the runner decides again."""
         self.weight = 0
         """Bytes of its command as JSON, from when it lives."""
+        self.grew: Callable[[], None] = lambda: None
+        """To be called when the command got its package, and weighs more."""
         self._services = services
         self._state = state
         self._flushed = state

@@ -97,12 +97,6 @@ def _parameters(state: ExecutionState) -> JsonObject:
 async def _check(state: ExecutionState, services: Services) -> Checked:
     command = state.command or {}
     content = command.get("wpk_content")
-    if content is None:
-        message = (
-            f'there is no registry to take "{state.workflow_id}" from; send the package itself in wpk_content, '
-            "as an object or as YAML text"
-        )
-        return Checked(package=None, problems=(Problem(path="workflow_id", message=message),))
 
     def check() -> Checked:
         return checks.check_package(
@@ -155,6 +149,7 @@ def _unrehearsed(state: ExecutionState, permit: Permit) -> list[Problem]:
     first = None if state.validate_only else permit.dry_run_first
     problem = rehearsals.problem(
         state.rehearsal,
+        wpk_digest=state.wpk_digest,
         accepted_at=state.accepted_at,
         within=first.within if first else None,
         wanted_by=first.wanted_by if first else "",

@@ -12,7 +12,7 @@ from collections import deque
 from datetime import datetime
 from functools import partial
 
-from consumer.engine import prepare
+from consumer.engine import prepare, resolving
 from consumer.engine.execution import Execution
 from consumer.engine.services import Services
 from consumer.engine.slots import Slots
@@ -76,6 +76,9 @@ class Runner:
 
     async def _prepare(self) -> bool:
         """Checks the package and goes on where the trail ends; False: the execution is over."""
+        if resolving.is_needed(self._execution.state):
+            self._slots.rest(self._execution)
+            await resolving.resolve(self._execution, self._services)
         prepared = await prepare.prepare(self._execution, self._services)
         if prepared is None:
             await self._execution.flush()

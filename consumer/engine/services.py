@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from consumer.clock import Clock
 from consumer.engine.strays import Strays
+from consumer.errors import PermanentError
 from consumer.policy.judge import Policy
-from consumer.ports import Adapter
+from consumer.ports import Adapter, Packages, Resolved
 from consumer.telemetry.metrics import Metrics
 
 
@@ -29,8 +30,24 @@ class Limits:
     """How long after its end an execution can be rolled back, and its id is remembered."""
     max_output_bytes: int = 256 * 1024
     """A larger output of a step is cut, with a mark."""
+    max_command_bytes: int = 900_000
+    """Of a command with the package that it names."""
+    registry_timeout: float = 120.0
+    """How long a registry that does not answer is asked again before the command is refused."""
     max_log_bytes: int = 64 * 1024 * 1024
     """What one attempt may write to the log topic; the rest is counted and dropped, and the log says so."""
+
+
+class NoPackages:
+    """An agent without a registry."""
+
+    async def resolve(self, reference: str) -> Resolved:
+        """Refuses, with the remedy."""
+        message = (
+            f'there is no registry to take "{reference}" from; send the package itself in wpk_content, as an object or '
+            "as YAML text"
+        )
+        raise PermanentError(message, code="unknown_package")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,5 +67,7 @@ class Services:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that packages may name."""
     limits: Limits = Limits()
+    packages: Packages = field(default_factory=NoPackages)
+    """Where packages are found that commands only name."""
     strays: Strays = field(default_factory=Strays)
     """Runs the adapters' work."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 import orjson
 import structlog
@@ -156,13 +157,18 @@ class Supervisor:
         partition.live[execution.execution_id] = execution
         partition.forget(execution.execution_id)
         self._live += 1
-        execution.weight = len(orjson.dumps(execution.state.command))
-        self._held_bytes += execution.weight
-        self._measure()
+        execution.grew = partial(self._weigh, execution)
+        self._weigh(execution)
         task = self._group.create_task(self._run(partition, execution), name=f"execution {execution.execution_id}")
         for owner in (partition.tasks, self._tasks):
             owner.add(task)
             task.add_done_callback(owner.discard)
+
+    def _weigh(self, execution: Execution) -> None:
+        self._held_bytes -= execution.weight
+        execution.weight = len(orjson.dumps(execution.state.command))
+        self._held_bytes += execution.weight
+        self._measure()
 
     async def _run(self, partition: Partition, execution: Execution) -> None:
         structlog.contextvars.bind_contextvars(execution=execution.execution_id)

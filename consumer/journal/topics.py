@@ -14,10 +14,10 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from consumer.errors import SettingsError
 from consumer.journal.connection import KafkaConnection, explain
-from consumer.ports import CommandTopic, Topic
+from consumer.ports import CommandTopic, SharedTopic, Topic
 
-Role = Topic | CommandTopic
-ROLES: Final[tuple[Role, ...]] = (*CommandTopic, *Topic)
+Role = Topic | CommandTopic | SharedTopic
+ROLES: Final[tuple[Role, ...]] = (*CommandTopic, *Topic, *SharedTopic)
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -98,6 +98,8 @@ def wanted_settings(role: Role, *, replication: int = 1) -> dict[str, str]:
                 "segment.ms": str(HOUR_MS),  # the active segment is never compacted
                 "min.cleanable.dirty.ratio": "0.2",
             }
+        case SharedTopic.REGISTRY:
+            settings |= {"cleanup.policy": "compact"}
         case Topic.PROGRESS | Topic.RESULTS:
             settings |= {"cleanup.policy": "delete", "retention.ms": str(365 * DAY_MS)}
         case Topic.DEAD_LETTER:
@@ -129,7 +131,10 @@ async def create(
             replication = max(1, min(REPLICATION, len(cluster["brokers"])))
         new = [
             NewTopic(
-                names.name(role), partitions, replication, topic_configs=wanted_settings(role, replication=replication)
+                names.name(role),
+                1 if role in SharedTopic else partitions,
+                replication,
+                topic_configs=wanted_settings(role, replication=replication),
             )
             for role in missing
         ]
@@ -137,6 +142,12 @@ async def create(
         created = _created(response.topic_errors)
         await _until_led(admin, names)
         return created
+
+
+async def exists(connection: KafkaConnection, names: TopicNames, role: Role) -> bool:
+    """Whether that topic is there. Raises SettingsError."""
+    async with _admin(connection) as admin:
+        return role in await _describe(admin, names)
 
 
 def _created(answers: list[tuple[str, int, str | None]]) -> list[str]:
@@ -175,7 +186,7 @@ async def check(connection: KafkaConnection, names: TopicNames, *, partitions: i
         role: _Found(topic.partitions, topic.leaderless, topic.replicas, settings.get(names.name(role), {}))
         for role, topic in found.items()
     }
-    counts = {topic.partitions for topic in topics.values()}
+    counts = {topic.partitions for role, topic in topics.items() if role not in SharedTopic}
     problems = [*_missing(topics, names), *_counts(topics, names, partitions)]
     for role, topic in topics.items():
         problems += _problems(role, names.name(role), topic)
@@ -187,15 +198,23 @@ async def check(connection: KafkaConnection, names: TopicNames, *, partitions: i
 
 
 def _missing(topics: Mapping[Role, _Found], names: TopicNames) -> list[TopicProblem]:
+    remedy = "run `wpk topics create`"
+    missing = [role for role in ROLES if role not in topics]
     return [
-        TopicProblem(topic=names.name(role), message="does not exist", remedy="run `wpk topics create`", fatal=True)
-        for role in ROLES
-        if role not in topics
+        TopicProblem(topic=names.name(role), message="does not exist", remedy=remedy, fatal=True)
+        if role not in SharedTopic
+        else TopicProblem(
+            topic=names.name(role),
+            message="does not exist: commands that only name their package are refused",
+            remedy=remedy,
+            fatal=False,
+        )
+        for role in missing
     ]
 
 
 def _counts(topics: Mapping[Role, _Found], names: TopicNames, wanted: int | None) -> list[TopicProblem]:
-    counts = {role: topic.partitions for role, topic in topics.items()}
+    counts = {role: topic.partitions for role, topic in topics.items() if role not in SharedTopic}
     if not counts:
         return []
     most = max(counts.values())
@@ -231,13 +250,17 @@ def _problems(role: Role, name: str, topic: _Found) -> list[TopicProblem]:
     def alter(setting: str, value: str) -> str:
         return f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {setting}={value}"
 
+    if role in SharedTopic and topic.partitions != 1:
+        message = f"has {topic.partitions} partitions: only what lies on the first one counts"
+        add(message, "publish with `wpk publish`, which writes there", fatal=False)
     if topic.leaderless:
         listed = ", ".join(map(str, topic.leaderless))
         add(f"has no leader for partition {listed}", "are all brokers up?", fatal=False)
     wanted = wanted_settings(role)
     policy = topic.settings.get("cleanup.policy")
     if policy is not None and set(policy.split(",")) != {wanted["cleanup.policy"]}:
-        why = "the state would expire" if role is Topic.STATE else "records would be thrown away"
+        lost = {Topic.STATE: "the state would expire", SharedTopic.REGISTRY: "packages would expire"}
+        why = lost.get(role, "records would be thrown away")
         add(f"cleanup.policy is {policy}: {why}", alter("cleanup.policy", wanted["cleanup.policy"]), fatal=True)
     lag = topic.settings.get("min.compaction.lag.ms")
     if role is Topic.STATE and lag is not None and int(lag) < STATE_COMPACTION_LAG_MS:

@@ -26,6 +26,9 @@ from schemas.scalars import Duration, parse_quantity
 #: Variables that do not carry the prefix WPK_: they are other tools' names for the same thing.
 _COMMON = frozenset({"prometheus_port", "prometheus_host", "kubeconfig", "log_level", "log_format"})
 
+#: Variables of the agent's own secrets.
+_SECRET = frozenset({"KAFKA_SASL_PASSWORD", "WPK_REGISTRY_TOKEN"})
+
 
 def variable(field: str) -> str:
     """The environment variable of a field of `Settings`."""
@@ -219,7 +222,13 @@ class Settings(BaseModel):
     """YAML file that says who may run what: docs/security.md. Without it only k8s steps that change nothing and delays
     run; `open` allows everything, for trying out. It is read at the start, and one that can't be used ends it."""
     registry_url: Url | None = None
-    """Where packages are found by `workflow_id` alone; without it a command must bring its package."""
+    """An HTTP registry, asked for packages that commands only name by `workflow_id` and that the registry's topic does
+    not have: docs/registry.md."""
+    registry_token: SecretStr | None = None
+    """Sent to WPK_REGISTRY_URL as a bearer token; never shown."""
+    registry_timeout: Positive = 120.0
+    """How long a registry that does not answer is asked again before the command is refused. The default outlives a
+    restart of the registry."""
 
     kubeconfig: str | None = None
     """How to reach the cluster: one file, or several by `:`. Without it, the pod's account or ~/.kube/config."""
@@ -253,7 +262,7 @@ class Settings(BaseModel):
             )
         for field in ("shell_env", "allowed_env"):
             for name in getattr(self, field):
-                if name == "KAFKA_SASL_PASSWORD" or name.startswith(self.secrets_env_prefix):
+                if name in _SECRET or name.startswith(self.secrets_env_prefix):
                     raise ValueError(
                         f"{variable(field)} names {name}, which is secret; packages get it as ${{secrets.NAME}} "
                         "and pass it on in a step's env"

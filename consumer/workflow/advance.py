@@ -53,10 +53,17 @@ def advance(state: ExecutionState, package: WorkflowPackage, steps: Program, now
     return Decision()
 
 
+def overdue(state: ExecutionState, now: datetime) -> list[EventData]:
+    """The end of an execution that has not begun and whose deadline has passed; else nothing."""
+    if state.deadline is None or now < state.deadline:
+        return []
+    failure = Failure(type="deadline", message="its deadline passed before it began")
+    return [_failed(state, failure, now)]
+
+
 def _waiting(state: ExecutionState, now: datetime) -> Decision:
-    if state.deadline is not None and now >= state.deadline:
-        failure = Failure(type="deadline", message="its deadline passed before it began")
-        return Decision(drafts=[_failed(state, failure, now)])
+    if drafts := overdue(state, now):
+        return Decision(drafts=drafts)
     expires = state.approval_expires_at if state.status is Status.AWAITING_APPROVAL else state.approved_until
     if expires is not None and now >= expires:
         return Decision(drafts=[answers.approval_expired(state, now)])

@@ -16,6 +16,7 @@ from schemas.failure import Problem
 from schemas.scalars import format_duration, format_moment
 
 PATH = "dry_run_id"
+_OTHER = "was of another package"
 _UNKNOWN = (
     "is not known on this partition: it never existed, its retention has passed, or it lies on another one; send the "
     "command under an execution_id that lies where the dry run does, as wpk submit --dry-run-id chooses it"
@@ -32,6 +33,7 @@ def of(command: ExecuteCommand, known: ExecutionState | None) -> Rehearsal | Non
         problem=problem,
         completed_at=known.completed_at if known is not None and problem is None else None,
         plan_digest=known.plan_digest if known is not None and problem is None else None,
+        wpk_digest=known.wpk_digest if known is not None and problem is None and command.wpk_content is None else None,
     )
 
 
@@ -44,16 +46,23 @@ def _why_not(command: ExecuteCommand, known: ExecutionState | None) -> str | Non
         (known.validate_only, "was no dry run, but a validation only"),
         (not known.over, f"has not ended: it is {known.status}; wait for its end"),
         (known.status is not Status.COMPLETED, f"did not complete: it is {known.status}"),
-        (not isinstance(package, dict) or digest(package) != known.wpk_digest, "was of another package"),
+        (isinstance(package, dict) and digest(package) != known.wpk_digest, _OTHER),
         (digest({**command.parameters}) != known.parameters_digest, "had other parameters"),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
 
 def problem(
-    rehearsal: Rehearsal | None, *, accepted_at: datetime | None, within: float | None, wanted_by: str
+    rehearsal: Rehearsal | None,
+    *,
+    wpk_digest: str | None,
+    accepted_at: datetime | None,
+    within: float | None,
+    wanted_by: str,
 ) -> Problem | None:
     """Why a run may not begin for want of a dry run. `within`: how old it may be (seconds); None: none is wanted."""
+    if rehearsal is not None and rehearsal.wpk_digest not in (None, wpk_digest):
+        return Problem(path=PATH, message=f"execution {rehearsal.execution_id} {_OTHER}")
     if rehearsal is not None and rehearsal.problem is not None:
         return Problem(path=PATH, message=f"execution {rehearsal.execution_id} {rehearsal.problem}")
     if within is None:

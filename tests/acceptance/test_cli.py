@@ -180,7 +180,7 @@ async def test_topics_are_checked_created_and_right(variables: Variables) -> Non
     assert before.code == 2
     assert "does not exist; run `wpk topics create`" in before.stdout
     first = await wpk(variables, "topics", "create")
-    assert (first.code, first.stdout.count("created ")) == (0, 8)
+    assert (first.code, first.stdout.count("created ")) == (0, 9)
     assert "are there" in (await wpk(variables, "topics", "create")).stdout
     [report] = documents((await wpk(variables, "topics", "check", "--json")).stdout)
     assert (report["ok"], report["partitions"]) == (True, 2)

@@ -85,7 +85,11 @@ async def test_checking_says_what_is_missing_and_creates_nothing(connection: Kaf
     for _ in range(2):
         report = await topics.check(connection, names)
         assert report.partitions is None
-        assert len(report.fatal) == len(topics.ROLES)
+        assert len(report.problems) == len(topics.ROLES)
+        assert [str(problem) for problem in report.problems if not problem.fatal] == [
+            f"{prefix}.registry: does not exist: commands that only name their package are refused; "
+            "run `wpk topics create`"
+        ]
         assert str(report.problems[0]) == f"{prefix}.commands.execute: does not exist; run `wpk topics create`"
 
 

@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 from consumer.adapters import delay
 from consumer.clock import SystemClock
 from consumer.engine.incoming import Incoming, Understood
-from consumer.engine.services import Limits, Services
+from consumer.engine.services import Limits, NoPackages, Services
 from consumer.engine.strays import Strays
 from consumer.engine.supervisor import Partition, Supervisor, supervising
 from consumer.policy.command_signatures import Signed
 from consumer.policy.judge import Policy
 from consumer.policy.load import OPEN
-from consumer.ports import CommandTopic, Journal, Topic
+from consumer.ports import CommandTopic, Journal, Packages, Topic
 from consumer.telemetry.metrics import Metrics
 from schemas import events, snapshot
 from schemas.commands import Command, ControlCommand, ExecuteCommand, RollbackCommand
@@ -180,6 +180,7 @@ async def house(
     adapters: Mapping[str, Any] | None = None,
     secrets: dict[str, str] | None = None,
     policy: Policy = OPEN,
+    packages: Packages | None = None,
     grace: float = 15.0,
     **limits: Any,
 ) -> AsyncIterator[House]:
@@ -195,6 +196,7 @@ async def house(
         metrics=Metrics(CollectorRegistry()),
         draw=lambda: 0.5,
         limits=Limits(**limits),
+        packages=packages or NoPackages(),
         strays=Strays(grace),
     )
 

@@ -1,4 +1,4 @@
-"""Lists of executions."""
+"""Lists of executions and of packages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from datetime import datetime
 from rich.text import Text
 
 from consumer.cli.render.text import DIM, clean, exact, roughly, seconds, status_text, words
+from consumer.journal.publications import Published
 from schemas.events import Status
 from schemas.execution import ExecutionState
 
 _HEAD = ("EXECUTION", "WORKFLOW", "STATUS", "STEPS", "FOR", "WHY")
+_PACKAGE_HEAD = ("PACKAGE", "PUBLISHED", "BY", "DIGEST")
 
 
 def executions(states: Sequence[ExecutionState], now: datetime) -> list[Text]:
@@ -19,8 +21,7 @@ def executions(states: Sequence[ExecutionState], now: datetime) -> list[Text]:
     if not states:
         return [Text("no executions", style=DIM)]
     cells = [_row(state, now) for state in states]
-    widths = [max(len(head), *(len(row[index]) for row in cells)) for index, head in enumerate(_HEAD)]
-    lines = [Text("  ".join(f"{head:<{width}}" for head, width in zip(_HEAD, widths, strict=True)).rstrip(), style=DIM)]
+    widths, lines = _heading(_HEAD, cells)
     for state, row in zip(states, cells, strict=True):
         line = Text("")
         for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
@@ -29,6 +30,26 @@ def executions(states: Sequence[ExecutionState], now: datetime) -> list[Text]:
         line.rstrip()
         lines.append(line)
     return lines
+
+
+def packages(published: Sequence[Published]) -> list[Text]:
+    """One line for each, under a heading; a sentence where there is none."""
+    if not published:
+        return [Text("no packages; add one with: wpk publish FILE", style=DIM)]
+    cells = [
+        (clean(each.workflow_id, 80), exact(each.published_at), clean(each.published_by or "-", 40), each.digest)
+        for each in published
+    ]
+    widths, lines = _heading(_PACKAGE_HEAD, cells)
+    rows = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return [*lines, *(Text(row.rstrip()) for row in rows)]
+
+
+def _heading(names: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[int], list[Text]]:
+    """The widths of the columns, and the heading."""
+    widths = [max(len(head), *(len(row[index]) for row in cells)) for index, head in enumerate(names)]
+    heading = "  ".join(f"{head:<{width}}" for head, width in zip(names, widths, strict=True))
+    return widths, [Text(heading.rstrip(), style=DIM)]
 
 
 def _row(state: ExecutionState, now: datetime) -> tuple[str, ...]:

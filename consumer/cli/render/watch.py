@@ -131,6 +131,11 @@ def _accepted(view: WatchView, data: events.ExecutionAccepted) -> list[Text]:
     return [execution.heading(view.state)] if view.state else []
 
 
+@_on(events.ExecutionResolved)
+def _resolved(view: WatchView, data: events.ExecutionResolved) -> list[Text]:
+    return [Text(f"  its package is {clean(data.package, 80)} of {clean(data.origin, 200)}", style=DIM)]
+
+
 @_on(events.ExecutionAwaitingApproval)
 def _awaiting(view: WatchView, data: events.ExecutionAwaitingApproval) -> list[Text]:
     if view.state is None or view.state.updated_at is None:

@@ -1,0 +1,1 @@
+"""What the agent itself asks of others and tells them: packages of registries, notices of how executions ended."""
