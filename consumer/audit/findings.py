@@ -65,6 +65,12 @@ class Report:
     """Executions whose beginning was not read (--from), or that retention took: verified from their first event on."""
     unchecked_ends: int = 0
     """Executions of which the state topic knows nothing any more, so that only the chain speaks for their end."""
+    checkpoint: str | None = None
+    """The signed checkpoint that the trail was compared with."""
+    attested: int = 0
+    """Executions that are still what that checkpoint says."""
+    beyond: int = 0
+    """Executions of the checkpoint whose last event then is beyond the retention."""
     void: list[Finding] = field(default_factory=list)
     """What readers pass over, the first so many; `counts` has all."""
     counts: Counter[Kind] = field(default_factory=Counter)

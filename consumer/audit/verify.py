@@ -2,16 +2,19 @@
 
 What a chain can't show: an execution of which all records are gone, an end that is cut off, and a trail that somebody
 wrote anew from its beginning with right hashes. While the state topic knows an execution (WPK_STATE_RETENTION after its
-end) its head is the witness against the first two; later only who may write to the topics stands for them.
+end) its head is the witness against the first two; a signed checkpoint is one against all three, for what lies before
+it; for the rest only who may write to the topics stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import datetime
+from typing import NamedTuple, cast
 
 from consumer.audit.chain import Chain
+from consumer.audit.checkpoint import Channel, Checkpoint, Mark
 from consumer.audit.entry import Entry, Foreign, Place, parse
 from consumer.audit.findings import Finding, Kind, Report
 from consumer.audit.tale import Tale
@@ -45,6 +48,8 @@ class Scope:
     from_middle: bool = False
     """Whether the reading begins at a time: what began before is verified from its first event that is read."""
     strict: bool = False
+    checkpoint: Checkpoint | None = None
+    """What the trail was at an earlier moment."""
 
 
 Emit = Callable[[Chain, Entry], None]
@@ -56,6 +61,8 @@ class Verifier:
     def __init__(self, scope: Scope, emit: Emit | None = None) -> None:
         self.report = Report(strict=scope.strict)
         self.chains: dict[str, Chain] = {}
+        self.ends: Mapping[tuple[str, int], int] = {}
+        """Up to where each partition was read."""
         self._scope = scope
         self._emit = emit
         self._waiting: set[Chain] = set()
@@ -125,13 +132,30 @@ class Verifier:
             if entry.flaw is None and chain.rewound is None:
                 self._tell(_about(Kind.DISAGREES, entry, wrong))
         self.report.events += 1
+        if self._scope.checkpoint is not None:
+            self._check_place(self._scope.checkpoint, entry)
         if self._emit is not None:
             self._emit(chain, entry)
         if tale.over:
             tale.forget_steps()
             chain.rest()
 
+    def _check_place(self, checkpoint: Checkpoint, entry: Entry) -> None:
+        """What lies before a checkpoint's end must have been there then."""
+        _, number, offset = entry.place
+        if offset >= checkpoint.ends.get((self._scope.channels[entry.record.topic], number), 0):
+            return
+        mark = checkpoint.marks.get(entry.execution_id)
+        if mark is None or entry.seq > mark.seq:
+            text = f"it lies before the end that {checkpoint.name} has, which does not know it"
+            self._tell(_about(Kind.FOREIGN, entry, text))
+
     # --- what is missing ---
+
+    @property
+    def waiting(self) -> frozenset[tuple[str, int]]:
+        """Of each execution that can't go on yet, the number that is missing."""
+        return frozenset((chain.execution_id, chain.seq + 1) for chain in self._waiting)
 
     def _sweep(self, now: int) -> None:
         for chain in [*self._waiting]:
@@ -208,6 +232,45 @@ class Verifier:
             chain = self.chains[name]
             text = f"seq {chain.seq} is the last event, without a result, and no agent knows of it: it is cut off"
             self._tell(Finding(Kind.CUT, name, chain.seq, chain.end, text))
+
+    def attest(self, checkpoint: Checkpoint) -> None:
+        """Compares with what was signed at an earlier moment."""
+        self.report.checkpoint = checkpoint.name
+        names = {channel: topic for topic, channel in self._scope.channels.items()}
+        for execution_id, mark in checkpoint.marks.items():
+            if self._scope.execution_id in (None, execution_id):
+                place = Place(names[mark.channel], mark.partition, mark.offset)
+                self._attest(checkpoint.name, execution_id, mark, place)
+
+    def _attest(self, name: str, execution_id: str, mark: Mark, place: Place) -> None:
+        chain = self.chains.get(execution_id)
+        holds = None if chain is None else chain.knows(mark.seq, mark.hash)
+        if holds:
+            self.report.attested += 1
+        elif self._scope.beginnings.get((place.topic, place.partition), 0) > mark.offset:
+            self.report.beyond += 1
+        elif chain is None or chain.seq < mark.seq:
+            left = "none of it is there" if chain is None else f"seq {chain.seq} is the last that is there"
+            text = f"{name} knows {mark.seq} events of it, and {left}: the rest was removed"
+            self._tell(Finding(Kind.CUT, execution_id, mark.seq, chain.end if chain else place, text))
+        elif chain.rewound is not None and chain.rewound <= mark.seq:
+            text = f"seq {mark.seq} is not the event that {name} names; a newer owner took its place"
+            self._tell(Finding(Kind.FENCED, execution_id, mark.seq, place, text))
+        elif holds is False:
+            text = f"seq {mark.seq} is not the event that {name} names: events were changed or written anew since"
+            self._tell(Finding(Kind.ALTERED, execution_id, mark.seq, place, text))
+
+    def checkpoint(self, made_at: datetime, prefix: str) -> Checkpoint:
+        """What was read."""
+        channels = self._scope.channels
+        marks = {}
+        for execution_id, chain in self.chains.items():
+            if chain.end is not None:
+                topic, number, offset = chain.end
+                channel = cast(Channel, channels[topic])
+                marks[execution_id] = Mark(number, chain.seq, chain.hash, channel, offset)
+        found = {(channels[topic], number): end for (topic, number), end in self.ends.items()}
+        return Checkpoint(made_at=made_at, prefix=prefix, ends=found, marks=marks)
 
     def _tell_cut(self, execution_id: str, head: Head, chain: Chain | None) -> None:
         if chain is None:

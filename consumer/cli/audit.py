@@ -6,23 +6,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import JsonValue
 
+from consumer.audit import checkpoint as checkpoints
 from consumer.audit.chain import Chain
+from consumer.audit.checkpoint import Checkpoint, CheckpointError
 from consumer.audit.columns import event_row
 from consumer.audit.entry import Entry
 from consumer.audit.facts import Criteria, Facts
 from consumer.audit.findings import Finding, Report
 from consumer.cli import execute
 from consumer.cli.context import connection_of, settings_of
+from consumer.cli.execute import CliError
 from consumer.cli.look import moment_of, statuses_of
-from consumer.cli.options import AuditOptions, AuditVerifyOptions, ReplayOptions, SelectOptions
+from consumer.cli.options import AuditOptions, AuditVerifyOptions, ReadingOptions, ReplayOptions, SelectOptions
 from consumer.cli.output import Output
 from consumer.cli.render import audit as render
 from consumer.client import Auditor, Window
 from consumer.client.audits import Emit
 from consumer.journal.topics import TopicNames
+from consumer.policy.signatures import SignatureError
 
 JsonObject = dict[str, JsonValue]
 _PROGRESS_SECONDS = 0.25
@@ -31,9 +36,9 @@ _PROGRESS_SECONDS = 0.25
 async def verify(options: AuditVerifyOptions) -> int:
     """Verify the hash chains and say the first broken record of each execution; 1 where something is broken."""
     output = Output(json=options.json)
-    began = time.monotonic()
+    began, checkpoint = time.monotonic(), _checkpoint_of(options)
     with progress(output) as show:
-        auditor = auditor_of(options, progress=show, strict=options.strict)
+        auditor = auditor_of(options, progress=show, strict=options.strict, checkpoint=checkpoint)
         report = await auditor.verify(window_of(options))
     if output.json:
         for finding in report.broken:
@@ -127,17 +132,43 @@ def criteria_of(options: SelectOptions) -> Criteria:
 
 
 def auditor_of(
-    options: AuditOptions,
+    options: ReadingOptions,
     *,
     emit: Emit | None = None,
     progress: Callable[[Report, float], None] | None = None,
     strict: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Auditor:
     """Who reads; raises SettingsError."""
     settings = settings_of(options)
     strict = strict or settings.processing_guarantee == "exactly_once"
     names = TopicNames(settings.topic_prefix)
-    return Auditor(connection_of(settings), names, strict=strict, emit=emit, progress=progress)
+    connection = connection_of(settings)
+    return Auditor(connection, names, strict=strict, checkpoint=checkpoint, emit=emit, progress=progress)
+
+
+def _checkpoint_of(options: AuditVerifyOptions) -> Checkpoint | None:
+    """What to compare with. Raises CliError where the file, or who signed it, can't be believed."""
+    file, key = options.checkpoint, options.key
+    if file is None and key is None:
+        return None
+    if file is None or key is None:
+        raise CliError("give both: --checkpoint FILE, and --key PUBLIC.pem of who signed it")
+    content, pem = read(file), read(key)
+    try:
+        return checkpoints.opened(content, pem.decode(errors="replace"))
+    except CheckpointError as error:
+        raise CliError(f"{file}: {error}") from error
+    except SignatureError as error:
+        raise CliError(f"{key}: {error}") from error
+
+
+def read(file: Path) -> bytes:
+    """The file's bytes. Raises CliError."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CliError(f"{file}: can't be read: {error.strerror or error}") from error
 
 
 @contextmanager

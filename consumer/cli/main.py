@@ -43,6 +43,12 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
 )
 _AUDIT: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("verify", options.AuditVerifyOptions, "audit:verify", "Verify the hash chains; name the first broken record."),
+    (
+        "checkpoint",
+        options.CheckpointOptions,
+        "checkpoints:checkpoint",
+        "Sign what the trail is now, to compare later.",
+    ),
     ("export", options.ExportOptions, "exporting:export", "Write the trail as JSON Lines, CSV or Parquet."),
     ("timeline", options.TimelineOptions, "pages:timeline", "Draw an execution over time, as text or SVG."),
     ("replay", options.ReplayOptions, "audit:replay", "Tell what happened; --executions: who did what where, and why."),

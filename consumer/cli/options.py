@@ -204,6 +204,23 @@ class AuditVerifyOptions(AuditOptions):
         bool,
         typer.Option("--strict", help="Records that are there twice or are void count as broken (exactly_once)."),
     ] = False
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show that nothing before this checkpoint was changed since.")
+    ] = None
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="Public key in PEM of who signed the checkpoint.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions(ReadingOptions):
+    """Options of `wpk audit checkpoint`."""
+
+    key: Annotated[
+        Path,
+        typer.Option("--key", metavar="FILE", help="Private key in PEM; its password is read from WPK_KEY_PASSWORD."),
+    ]
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,12 @@ import gc
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import orjson
 
 from consumer.audit.chain import Chain
+from consumer.audit.checkpoint import Checkpoint, CheckpointError
 from consumer.audit.entry import Entry
 from consumer.audit.findings import Report
 from consumer.audit.verify import Head, Scope, Verifier
@@ -20,7 +21,7 @@ from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.client.read import CLOCK_SKEW, read_states
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.merge import Merge
-from consumer.journal.reader import LogRecord, Start, open_reader
+from consumer.journal.reader import LogRecord, PartitionReader, Start, open_reader
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
 
@@ -42,9 +43,9 @@ class Window:
 class Auditor:
     """Reads and verifies a trail; see `consumer.audit.verify` for what that shows and what it can't.
 
-    `strict`: the agents ran with exactly_once all the time, so that no record may be there twice or be void. `emit`
-    gets each event that holds, in the sequence of its execution; `progress` the report so far and the part that was
-    read, after each batch.
+    `strict`: the agents ran with exactly_once all the time, so that no record may be there twice or be void.
+    `checkpoint`: what lies before it must be what it was then. `emit` gets each event that holds, in the sequence of
+    its execution; `progress` the report so far and the part that was read, after each batch.
     """
 
     def __init__(
@@ -53,28 +54,51 @@ class Auditor:
         topics: TopicNames,
         *,
         strict: bool = False,
+        checkpoint: Checkpoint | None = None,
         emit: Emit | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.connection = connection
         self.topics = topics
         self._strict = strict
+        self._checkpoint = checkpoint
         self._emit = emit
         self._progress = progress
 
     async def verify(self, window: Window | None = None) -> Report:
-        """What was found. Raises Unreachable, and ClientError where topics are missing."""
+        """What was found. Raises Unreachable, ClientError where topics are missing, and CheckpointError where the
+        checkpoint is of another trail, or the window has times."""
         window = window or Window()
-        topics = [self.topics.name(topic) for topic in (*EVENT_TOPICS, Topic.STATE)]
-        count = await count_partitions(self.connection, topics)
-        numbers = list(range(count))
+        if self._checkpoint is not None:
+            self._check_belongs(self._checkpoint, window)
+        numbers = await self._partitions()
+        count = len(numbers)
         if window.execution_id is not None:
             home = partition_of(window.execution_id, count)
-            found = await self._verify([home], window)
+            found = (await self._verified([home], window)).report
             if found.executions or count == 1:
                 return found
             numbers.remove(home)  # a command without a key, or from a producer with another partitioner
-        return await self._verify(numbers, window)
+        return (await self._verified(numbers, window)).report
+
+    async def checkpoint(self) -> tuple[Report, Checkpoint]:
+        """Verifies all of the trail; what was found, and what the trail is now: worth a signature where it holds."""
+        verifier = await self._verified(await self._partitions(), Window())
+        return verifier.report, verifier.checkpoint(datetime.now(UTC), self.topics.prefix)
+
+    async def _partitions(self) -> list[int]:
+        topics = [self.topics.name(topic) for topic in (*EVENT_TOPICS, Topic.STATE)]
+        return list(range(await count_partitions(self.connection, topics)))
+
+    def _check_belongs(self, checkpoint: Checkpoint, window: Window) -> None:
+        prefix = self.topics.prefix
+        if checkpoint.prefix != prefix:
+            raise CheckpointError(
+                f"{checkpoint.name} is of the topics {checkpoint.prefix}.*, and these are {prefix}.*; is "
+                "WPK_TOPIC_PREFIX the right one?"
+            )
+        if window.since or window.until:
+            raise CheckpointError("a checkpoint is compared with the whole trail: leave out --from and --to")
 
     async def entries(self, window: Window | None = None) -> AsyncGenerator[LogRecord, None]:
         """The records of the events that hold, as they are, over all executions in the order of time."""
@@ -90,7 +114,7 @@ class Auditor:
                     yield record
                 found.clear()
 
-    async def _verify(self, numbers: list[int], window: Window) -> Report:
+    async def _verified(self, numbers: list[int], window: Window) -> Verifier:
         heads = await self._heads(numbers, window) if window.until is None else {}
         async with aclosing(self._reading(numbers, window, self._emit)) as steps:
             async for verifier, fraction in steps:
@@ -99,32 +123,54 @@ class Auditor:
         if window.until is None and (doubtful := verifier.witness(heads)):
             known = await self._heads(numbers, window)
             verifier.lost(name for name in doubtful if name not in known)
-        return verifier.report
+        if self._checkpoint is not None:
+            verifier.attest(self._checkpoint)
+        return verifier
 
     async def _reading(
         self, numbers: list[int], window: Window, emit: Emit | None
     ) -> AsyncGenerator[tuple[Verifier, float], None]:
-        """Reads into a verifier; gives it after each step with how far it is, and at last when all is in it."""
+        """Reads into a verifier; gives it after each step with how far it is, and at last when all is in it.
+
+        The ends of the topics are not seen in one moment, so that of events that are written just now a later one may
+        be read and an earlier one not. Where one is missing, what came meanwhile is read too, until none is missing
+        that was not missing before.
+        """
         channels = {self.topics.name(topic): topic.value for topic in EVENT_TOPICS}
         places = [(name, number) for name in channels for number in numbers]
-        starts: dict[tuple[str, int], Start] = dict.fromkeys(places, window.since - CLOCK_SKEW) if window.since else {}
-        async with reaching(self.connection), open_reader(self.connection, places, starts=starts) as reader:
-            scope = Scope(
-                channels=channels,
-                beginnings=await reader.beginnings(),
-                execution_id=window.execution_id,
-                from_middle=window.since is not None,
-                strict=self._strict,
-            )
-            verifier, merge = Verifier(scope, emit), Merge(reader, window.until)
-            with _rare_collections():
-                async with aclosing(merge.batches()) as batches:
-                    async for records in batches:
-                        verifier.add(records)
-                        yield verifier, merge.fraction
-                        await asyncio.sleep(0)
+        starts: Mapping[tuple[str, int], Start] = (
+            dict.fromkeys(places, window.since - CLOCK_SKEW) if window.since else {}
+        )
+        verifier: Verifier | None = None
+        missed: frozenset[tuple[str, int]] = frozenset()
+        while True:
+            async with reaching(self.connection), open_reader(self.connection, places, starts=starts) as reader:
+                if verifier is None:
+                    verifier = Verifier(await self._scope(channels, reader, window), emit)
+                merge = Merge(reader, window.until)
+                with _rare_collections():
+                    async with aclosing(merge.batches()) as batches:
+                        async for records in batches:
+                            verifier.add(records)
+                            yield verifier, merge.fraction
+                            await asyncio.sleep(0)
+                verifier.ends = {(tp.topic, tp.partition): await reader.position(tp) for tp in reader.partitions}
+                starts = verifier.ends
+            if window.until is not None or verifier.waiting <= missed:
+                break
+            missed = verifier.waiting
         verifier.finish()
         yield verifier, 1.0
+
+    async def _scope(self, channels: Mapping[str, str], reader: PartitionReader, window: Window) -> Scope:
+        return Scope(
+            channels=channels,
+            beginnings=await reader.beginnings(),
+            execution_id=window.execution_id,
+            from_middle=window.since is not None,
+            strict=self._strict,
+            checkpoint=self._checkpoint,
+        )
 
     async def _heads(self, numbers: Iterable[int], window: Window) -> Mapping[str, Head]:
         """What the state topic knows of each execution, or of the one."""

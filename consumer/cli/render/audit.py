@@ -65,6 +65,10 @@ def _remarks(report: Report) -> list[Text]:
         told.append(f"{counts[Kind.FENCED]:,} records are of owners that had lost the partition; no reader takes them")
     if told:
         told.append("with exactly_once there are no such: --strict takes them for broken")
+    if report.checkpoint:
+        told.append(f"{report.attested:,} executions are what {report.checkpoint} says")
+    if report.beyond:
+        told.append(f"{report.beyond:,} executions of the checkpoint are beyond the retention")
     if report.expired:
         told.append(f"{report.expired:,} events are beyond the log topic's retention; links over them can't be checked")
     if report.begun_before:
@@ -89,6 +93,9 @@ def summary(report: Report) -> JsonObject:
         "expired": report.expired,
         "begun_before": report.begun_before,
         "unchecked_ends": report.unchecked_ends,
+        "checkpoint": report.checkpoint,
+        "attested": report.attested,
+        "beyond": report.beyond,
     }
 
 
