@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import orjson
@@ -17,7 +17,7 @@ from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
 from consumer.policy import steering
 from consumer.ports import JsonObject
-from consumer.workflow import answers, approvals, checks, program, rehearsals
+from consumer.workflow import answers, approvals, checks, limits, program, rehearsals
 from consumer.workflow.checks import Checked
 from schemas import events
 from schemas.events import EventData, Status
@@ -75,9 +75,22 @@ async def _judged(execution: Execution, checked: Checked, services: Services) ->
     if checked.package is None or checked.errors:
         return checked, None
     permit = await _permit(state, checked.package, checked.parameters, services)
+    if not permit.problems:
+        checked = _within(checked, permit, services)
     if not permit.problems and state.status is Status.PENDING and not _ended(execution):
         checked = await preflight(state, checked, services)
     return checked, permit
+
+
+def _within(checked: Checked, permit: Permit, services: Services) -> Checked:
+    """With what the steps reach beyond the limits that the policy sets besides the package's own."""
+    package = checked.package
+    if package is None or permit.limits == package.spec.validation.resource_limits:
+        return checked
+    names = [handler.name for handler in (*package.spec.handlers, *package.spec.rollback.handlers)]
+    scope = checks.scope_before(package, checked.parameters, names, services.environment)
+    found = limits.exceeded(package, permit.limits, services.adapters, scope)
+    return replace(checked, problems=(*checked.problems, *found))
 
 
 def _ended(execution: Execution) -> bool:

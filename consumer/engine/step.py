@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -25,12 +25,12 @@ from consumer.engine.trim import clip, plain, plain_text, trim
 from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
 from consumer.policy.redact import Redactor
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
-from consumer.workflow import attempts, conditions, values
+from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
 from schemas.events import EventData
-from schemas.execution import ExecutionState
+from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
 from schemas.wpk import Handler, WorkflowPackage
 
@@ -309,6 +309,7 @@ class StepRunner:
             return self._planned(_unknowable(handler, adapter, scope), handler, context)
         action = adapter.prepare(dict(handler.config), scope)
         permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
+        self._require_namespaces(handler, scope)
         if attempt.repeated and not attempts.may_repeat(handler, repeatable=action.repeatable, dry=context.dry_run):
             raise PermanentError(_OTHERWISE, code="interrupted")
         limit = self._limit(handler, action)
@@ -316,6 +317,19 @@ class StepRunner:
             return self._planned(await self._timed(action.plan(context), limit, handler), handler, context)
         await self._may_act()
         return await self._timed(action.run(replace(context, timeout=limit)), limit, handler)
+
+    def _require_namespaces(self, handler: Handler, scope: ExecutionScope) -> None:
+        """Raises PermanentError `limit` where the step would work in one more namespace than the steps may so far."""
+        bounds, state = self._prepared.permit.limits, self._execution.state
+        if bounds.max_namespaces is None:
+            return
+        spec, unbegun = self.package.spec, (StepStatus.PENDING, StepStatus.SKIPPED)
+        lists = ((spec.handlers, state.steps), (spec.rollback.handlers, state.rollback_steps))
+        begun = [each for some, known in lists for each in some if _status(known, each.name) not in unbegun]
+        extents = (limits.extent(self._services.adapters, each, scope) for each in (*begun, handler))
+        message = limits.too_many((name for each in extents for name in each.namespaces), bounds)
+        if message is not None:
+            raise PermanentError(message, code="limit")
 
     async def _may_act(self) -> None:
         """The owner's last look before an effect: to fetch the secrets may have taken long, or the process stood still
@@ -335,6 +349,10 @@ class StepRunner:
             return await self._services.strays.run(work, limit, name=name)
         except TooLong as error:
             raise TemporaryError(f"it took longer than its timeout of {limit:g} s", code="timeout") from error
+
+
+def _status(known: Mapping[str, StepState], name: str) -> StepStatus:
+    return known[name].status if name in known else StepStatus.PENDING
 
 
 def _requester(state: ExecutionState, phase: Phase) -> str | None:

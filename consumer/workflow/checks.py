@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import jsonschema
 from pydantic import JsonValue, ValidationError
 
-from consumer.workflow import conditions, graph, mending, patterns, values
+from consumer.workflow import conditions, graph, limits, mending, patterns, values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, Unknown
 from schemas.failure import Problem
 from schemas.problems import path_text, problems_of
@@ -242,6 +242,9 @@ class _Handlers:
         yield from self._list(spec.handlers, "spec.handlers", before=())
         run = [handler.name for handler in spec.handlers]
         yield from self._list(spec.rollback.handlers, "spec.rollback.handlers", before=run)
+        limits_of = spec.validation.resource_limits
+        whole = self._scope([*run, *(handler.name for handler in spec.rollback.handlers)])
+        yield from limits.exceeded(self._package, limits_of, self._adapters, whole)
         found = values.substitute(dict(spec.outputs), self._scope(run))
         yield from (problem.under("spec.outputs") for problem in found.problems)
         for permission, step in self._undeclared.items():

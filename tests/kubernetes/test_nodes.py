@@ -341,11 +341,12 @@ async def test_what_kubectl_refuses_is_refused_and_nothing_is_touched(
     assert left == before - theirs
 
 
-async def test_more_pods_than_the_package_allows_are_not_evicted(steps: Steps, nodes: Nodes) -> None:
+async def test_more_pods_or_namespaces_than_the_package_allows_are_not_evicted(steps: Steps, nodes: Nodes) -> None:
     await nodes.fill_first(workload("Deployment", "web", replicas=2))
-    steps.limits = ResourceLimits(max_pods=1)
-    with pytest.raises(PermanentError, match="max_pods is 1"):
-        await steps.run(drain(nodes.first, "web"))
+    for limits, why in (({"max_pods": 1}, "max_pods is 1"), ({"max_namespaces": 0}, "max_namespaces is 0")):
+        steps.limits = ResourceLimits(**limits)
+        with pytest.raises(PermanentError, match=why):
+            await steps.run(drain(nodes.first, "web"))
     assert len(await nodes.pods("web")) == 2 and not await nodes.is_cordoned(nodes.first)
 
 

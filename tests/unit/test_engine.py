@@ -298,10 +298,13 @@ async def test_what_was_interrupted_and_waits_for_a_slot_can_be_cancelled(probe:
         journal = h.journal.successor()
         await h.supervisor.drop(h.partition)
     async with house(probe, journal=journal, max_executions=1) as h:
-        await eventually(lambda: h.supervisor.running == 1, timeout=PATIENCE)
-        holds = "e1" if probe.seen["e1"].effects.count("run a 1") == 2 else "e2"
+
+        def again() -> list[str]:
+            return [name for name in ("e1", "e2") if probe.seen[name].effects.count("run a 1") == 2]
+
+        await eventually(again, timeout=PATIENCE)
+        (holds,) = again()
         waits = "e2" if holds == "e1" else "e1"
-        await eventually(lambda: probe.seen[holds].effects.count("run a 1") == 2, timeout=PATIENCE)
         await h.control("cancel", waits)
         state = await h.over(waits)
         probe.seen[holds].release["a"].set()

@@ -8,7 +8,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
-from consumer.adapters.k8s import facts, preflight
+from consumer.adapters.k8s import extent, facts, preflight
 from consumer.adapters.k8s.actions.apply import Apply
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
@@ -36,6 +36,7 @@ from consumer.adapters.k8s.undo import Undo
 from consumer.errors import ConfigError, PermanentError
 from consumer.ports import Action, Facts, Intention, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
+from consumer.workflow.limits import Extent
 from consumer.workflow.scope import may_be_secret
 from schemas.failure import Problem
 
@@ -86,6 +87,10 @@ class K8sAdapter:
     def facts(self, config: JsonObject, scope: Scope) -> Sequence[Facts]:
         """What the step touches, for the policy."""
         return facts.of(config, scope)
+
+    def extent(self, config: JsonObject, scope: Scope) -> Extent:
+        """How far the step reaches, for the package's limits."""
+        return extent.extent(config, scope)
 
     def undeclared(self, config: JsonObject, scope: Scope, declared: Sequence[str], *, undone: bool) -> list[str]:
         return preflight.undeclared(config, scope, declared, undone=undone)

@@ -40,6 +40,10 @@ async def placed(
     ref = kinds.Ref(kind, where, targets.checked(name, "name"))
     full: JsonObject = {**manifest, "apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata}
     targets.bound_replicas(step, rollout.integer(full, "spec", "replicas"), str(ref))
+    if kind == kinds.JOB:
+        parallel = rollout.integer(full, "spec", "parallelism", default=1)
+        wanted = rollout.integer(full, "spec", "completions", default=parallel)
+        targets.bound_pods(step, min(parallel, wanted), str(ref))
     return ref, full
 
 

@@ -115,7 +115,7 @@ def undeclared(config: JsonObject, scope: Scope, declared: Sequence[str], *, und
     """What of the step's rights `required_permissions` lack; for kinds that are known without asking the cluster."""
     needed: list[Right] = []
     for wanted in read(config, scope):
-        kind = _built_in(wanted)
+        kind = built_in(wanted)
         if kind is not None or wanted.word is None:
             needed += _rights(wanted.target(kind, None), undone=undone and wanted.undoable)
     return rights.undeclared(needed, declared)
@@ -127,7 +127,8 @@ def _rights(target: Target, *, undone: bool) -> list[Right]:
     return [right for right in own if not right.optional]
 
 
-def _built_in(wanted: Wanted) -> kinds.Kind | None:
+def built_in(wanted: Wanted) -> kinds.Kind | None:
+    """The kind, where it is one that Kubernetes itself brings."""
     if wanted.word is None:
         return None
     if wanted.version is not None:
@@ -180,7 +181,7 @@ class Preflight:
         return _rights(wanted.target(kind, namespace), undone=step.undone and wanted.undoable)
 
     async def _kind(self, wanted: Wanted) -> kinds.Kind | None:
-        if wanted.word is None or (known := _built_in(wanted)) is not None:
+        if wanted.word is None or (known := built_in(wanted)) is not None:
             return None if wanted.word is None else known
         group = (wanted.version or "").rpartition("/")[0]
         try:

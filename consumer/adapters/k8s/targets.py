@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from consumer.adapters.k8s import kinds, rollout
 from consumer.adapters.k8s.client import Cluster
 from consumer.adapters.k8s.config import DEFAULT_KINDS
 from consumer.adapters.k8s.configs_base import ActionConfig, SelectingConfig
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, StepContext
+from consumer.workflow import limits
 
 
 async def kind_of(cluster: Cluster, config: ActionConfig) -> kinds.Kind:
@@ -71,6 +74,12 @@ def bound_nodes(step: StepContext, count: int, what: str) -> None:
         raise PermanentError(
             f"{what} touches {count} nodes, but validation.resource_limits.max_nodes is {limit}", code="limit"
         )
+
+
+def bound_namespaces(step: StepContext, found: Set[str], what: str) -> None:
+    """Raises PermanentError where one step touches more namespaces than the package allows."""
+    if (message := limits.too_many(found, step.limits)) is not None:
+        raise PermanentError(f"{what}: {message}", code="limit")
 
 
 def bound_replicas(step: StepContext, count: int, what: str) -> None:

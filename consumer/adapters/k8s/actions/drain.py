@@ -100,6 +100,8 @@ class Drain:
             draining.check(verdicts, name)
         count = sum(verdict.fate == "evict" for verdicts in by_node.values() for verdict in verdicts)
         targets.bound_pods(step, count, "the drain")
+        evicted = (each.ref for verdicts in by_node.values() for each in verdicts if each.fate == "evict")
+        targets.bound_namespaces(step, {str(ref.namespace) for ref in evicted}, "the drain")
         return by_node
 
     async def _verdicts(self, node: kinds.Ref) -> list[Verdict]:

@@ -187,9 +187,6 @@ class Job:
         ref, manifest = await create.prepared(step)
         if ref.kind != kinds.JOB:
             raise PermanentError(f"{ref} is no job; use the action create for it", code="invalid")
-        parallel = rollout.integer(manifest, "spec", "parallelism", default=1)
-        wanted = rollout.integer(manifest, "spec", "completions", default=parallel)
-        targets.bound_pods(step, min(parallel, wanted), str(ref))
         return ref, manifest
 
     async def _from_cron_job(self, namespace: str | None) -> JsonObject:
