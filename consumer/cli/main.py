@@ -50,7 +50,7 @@ _AUDIT: tuple[tuple[str, type[options.Options], str, str], ...] = (
         "Sign what the trail is now, to compare later.",
     ),
     ("export", options.ExportOptions, "exporting:export", "Write the trail as JSON Lines, CSV or Parquet."),
-    ("timeline", options.TimelineOptions, "pages:timeline", "Draw an execution over time, as text or SVG."),
+    ("timeline", options.TimelineOptions, "pages:timeline", "Draw an execution over time, as text, SVG or PNG."),
     ("replay", options.ReplayOptions, "audit:replay", "Tell what happened; --executions: who did what where, and why."),
 )
 

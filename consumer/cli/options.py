@@ -268,6 +268,7 @@ class TimelineOptions(ReadingOptions):
 
     execution_id: Annotated[str, typer.Argument(metavar="ID", help="The execution.")]
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an SVG picture.")] = None
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a PNG picture.")] = None
     width: Annotated[int, typer.Option(min=40, max=400, help="Columns of the text.")] = 100
 
 

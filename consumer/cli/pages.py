@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from rich.text import Text
 
@@ -11,13 +13,14 @@ from consumer.audit.entry import Entry
 from consumer.audit.explain import explain as explained
 from consumer.audit.facts import Facts
 from consumer.audit.findings import Report
+from consumer.audit.spans import Timeline
 from consumer.audit.spans import timeline as drawn
 from consumer.cli import execute
 from consumer.cli.context import client_of, connection_of, settings_of
 from consumer.cli.execute import CliError
 from consumer.cli.options import ExplainOptions, TimelineOptions
 from consumer.cli.output import Output
-from consumer.cli.render import execution
+from consumer.cli.render import execution, png
 from consumer.cli.render import timeline as picture
 from consumer.cli.render.summary import summary
 from consumer.cli.render.text import BAD, DIM, clean, utcnow
@@ -37,12 +40,8 @@ async def timeline(options: TimelineOptions) -> int:
     if found is None:
         raise UnknownExecution(options.execution_id)
     title = f"{execution.title(history.state)}   execution {clean(options.execution_id, 128)}"
-    if options.svg is not None:
-        try:
-            options.svg.write_text(picture.svg(title, found), encoding="utf-8")
-        except OSError as error:
-            raise CliError(f"{options.svg} can't be written: {error.strerror}") from error
-        output.note(f"wrote {options.svg}")
+    if options.svg is not None or options.png is not None:
+        _draw(options, output, title, found)
     elif output.json:
         for lane in found.lanes:
             for span in lane.spans:
@@ -61,6 +60,21 @@ async def timeline(options: TimelineOptions) -> int:
     if history.missing:
         output.note(f"{history.missing} events are not in the topics any more: their retention has passed")
     return execute.OK
+
+
+def _draw(options: TimelineOptions, output: Output, title: str, found: Timeline) -> None:
+    """The pictures that are asked for. Raises CliError."""
+    pictures: dict[Path, Callable[[], bytes]] = {}
+    if options.svg is not None:
+        pictures[options.svg] = lambda: picture.svg(title, found).encode()
+    if options.png is not None:
+        pictures[options.png] = lambda: png.png(title, found)
+    for path, made in pictures.items():
+        try:
+            path.write_bytes(made())
+        except OSError as error:
+            raise CliError(f"{path} can't be written: {error.strerror}") from error
+        output.note(f"wrote {path}")
 
 
 async def explain(options: ExplainOptions) -> int:
