@@ -30,7 +30,7 @@ from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import StateReader, Supervisor, supervising
 from consumer.errors import SettingsError
 from consumer.intake.listener import Listener, Options
-from consumer.journal import guards, probe, reach, topics
+from consumer.journal import diagnosis, guards, probe, reach, rights, topics
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.factory import OwnerFactory
 from consumer.journal.owner import Identity
@@ -287,13 +287,14 @@ async def _asked(
     """What Kafka says of the topics and of itself, once it answers."""
 
     async def ask() -> tuple[TopicReport, Guarantee]:
+        await diagnosis.check_rights(connection, names.prefix, settings.group_id)
         return await _checked_topics(connection, names, settings), await _guarantee(connection, names, settings)
 
     def on_trouble(reason: str) -> None:
         parts.trouble = reason
         vitals.excuse(True)  # a restart would not help
 
-    answers = await reach.patiently(ask, connection, within=settings.start_timeout, on_trouble=on_trouble)
+    answers = await reach.patiently(ask, within=settings.start_timeout, on_trouble=on_trouble)
     vitals.polled()
     return answers
 
@@ -318,7 +319,9 @@ async def _checked_topics(connection: KafkaConnection, names: TopicNames, settin
 
 
 async def _guarantee(connection: KafkaConnection, names: TopicNames, settings: Settings) -> Guarantee:
-    transactional_id = f"{names.prefix}-{settings.group_id}-probe-{settings.agent_name}"
+    transactional_id = (
+        f"{rights.transactional_ids(names.prefix, settings.group_id)}{rights.PROBE}-{settings.agent_name}"
+    )
     guarantee = await probe.decide(connection, settings.processing_guarantee, transactional_id)
     _log.info("guarantee.decided", mode=guarantee.mode, reason=guarantee.reason)
     return guarantee

@@ -65,5 +65,9 @@ class SettingsError(AgentError):
     """The agent's own settings or surroundings are wrong; the message names the setting and the remedy."""
 
 
+class KafkaRefused(SettingsError):
+    """Kafka is there and does not take the agent, or the agent not it: time does not mend that, other settings do."""
+
+
 class Hung(AgentError):
     """A part of the agent makes no progress, and to begin it again did not help: only a new process may."""

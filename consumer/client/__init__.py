@@ -10,7 +10,7 @@ from __future__ import annotations
 from consumer.client.audits import Auditor, Window
 from consumer.client.client import Client
 from consumer.client.dead_letters import DeadLetter, DeadLetters
-from consumer.client.errors import ClientError, TimedOut, UnknownExecution, Unreachable
+from consumer.client.errors import ClientError, Refused, TimedOut, UnknownExecution, Unreachable
 from consumer.client.follow import Follower
 from consumer.client.partitions import partition_of
 from consumer.client.publish import Published, Publisher, new_execution_id
@@ -29,6 +29,7 @@ __all__ = [
     "Listing",
     "Published",
     "Publisher",
+    "Refused",
     "Registry",
     "TimedOut",
     "UnknownExecution",

@@ -13,6 +13,10 @@ class Unreachable(ClientError):
     """Kafka does not answer."""
 
 
+class Refused(ClientError):
+    """Kafka is there and does not take the client, or does not allow what it wants; or the client does not trust it."""
+
+
 class UnknownExecution(ClientError):
     """Nothing is known of an execution."""
 

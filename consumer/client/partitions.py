@@ -9,8 +9,10 @@ from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.partitioner import murmur2
 
-from consumer.client.errors import ClientError, Unreachable
-from consumer.errors import SettingsError
+from consumer.client.errors import ClientError, Refused, Unreachable
+from consumer.errors import AgentError, KafkaRefused, SettingsError
+from consumer.journal import authorized, diagnosis
+from consumer.journal.authorized import Forbidden
 from consumer.journal.connection import KafkaConnection
 
 _SIGN = 0x7FFFFFFF
@@ -32,10 +34,13 @@ async def count_partitions(connection: KafkaConnection, topics: Iterable[str]) -
         try:
             await client.bootstrap()
             cluster = await client.fetch_all_metadata()
+            counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+            missing = [topic for topic, count in counts.items() if not count]
+            if hidden := await authorized.hidden(client, missing):
+                writes = any(".commands." in topic for topic in hidden)  # all must be seen to write to one of them
+                raise Forbidden(counts if writes else hidden, "Describe" if writes else "Read")
         finally:
             await client.close()
-    counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
-    missing = [topic for topic, count in counts.items() if not count]
     if missing:
         noun = "topic" if len(missing) == 1 else "topics"
         raise ClientError(
@@ -54,7 +59,7 @@ async def reaching(connection: KafkaConnection) -> AsyncIterator[None]:
     try:
         yield
     except (errors.KafkaError, OSError, TimeoutError) as error:
-        raise Unreachable(_sentence(connection, await connection.diagnose(error))) from error
+        raise _told(connection, await diagnosis.failure(connection, error)) from error
 
 
 @contextmanager
@@ -65,10 +70,14 @@ def telling_unreachable(connection: KafkaConnection) -> Iterator[None]:
     except SettingsError as error:
         if not isinstance(error.__cause__, errors.KafkaError):
             raise
-        raise Unreachable(_sentence(connection, str(error))) from error.__cause__
+        raise _told(connection, error) from error.__cause__
 
 
-def _sentence(connection: KafkaConnection, diagnosis: str) -> str:
-    if diagnosis.startswith("Kafka at "):
-        return f"cannot reach {diagnosis}"
-    return f"cannot reach Kafka at {', '.join(connection.servers())}: {diagnosis}"
+def _told(connection: KafkaConnection, failure: SettingsError) -> AgentError:
+    """A Kafka that refuses is there: what must change is named, and it is not to be waited for."""
+    text = str(failure)
+    if isinstance(failure, KafkaRefused):
+        return Refused(text)
+    if text.startswith("Kafka at "):
+        return Unreachable(f"cannot reach {text}")
+    return Unreachable(f"cannot reach Kafka at {', '.join(connection.servers())}: {text}")

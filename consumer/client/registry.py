@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import TopicAuthorizationFailedError
 
-from consumer.client.errors import ClientError, Unreachable
+from consumer.client.errors import ClientError, Refused, Unreachable
 from consumer.client.partitions import reaching
 from consumer.client.publish import SEND_TIMEOUT, stop
-from consumer.errors import PermanentError, TemporaryError
+from consumer.errors import KafkaRefused, PermanentError, TemporaryError
+from consumer.journal.authorized import Forbidden
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.publications import PARTITION, Publications, Published
 from consumer.journal.topics import TopicNames
@@ -84,7 +86,10 @@ class Registry:
         key = f"{publication.workflow_id}/{uuid.uuid4()}".encode()
         async with self._producing() as producer:
             async with reaching(self._connection), asyncio.timeout(SEND_TIMEOUT):
-                sent = await producer.send_and_wait(self._packages.topic, value, key=key, partition=PARTITION)
+                try:
+                    sent = await producer.send_and_wait(self._packages.topic, value, key=key, partition=PARTITION)
+                except TopicAuthorizationFailedError as error:
+                    raise Forbidden({self._packages.topic}, "Write") from error
             async with reaching(self._connection), asyncio.timeout(SEND_TIMEOUT):
                 while self._packages.position <= sent.offset:
                     await self._packages.refresh()
@@ -123,6 +128,8 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except TemporaryError as error:
+        if isinstance(error.__cause__, KafkaRefused):
+            raise Refused(str(error)) from error
         raise Unreachable(str(error)) from error
     except PermanentError as error:
         raise ClientError(str(error)) from error

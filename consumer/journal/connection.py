@@ -8,15 +8,15 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from aiokafka import errors
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.conn import create_conn
 from aiokafka.helpers import create_ssl_context
+from pydantic import SecretStr
 
 from consumer.errors import SettingsError
-from consumer.journal import guards
+from consumer.journal import guards, tokens
 from consumer.settings import Settings
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -41,6 +41,8 @@ class KafkaConnection:
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+    """Without it the key is in `ssl_certfile` too."""
+    ssl_keypassword: str | None = field(default=None, repr=False)
     client_id: str = "wpk"
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class KafkaConnection:
             return
         if self.sasl_mechanism == "OAUTHBEARER":
             if self.sasl_token is None:
-                raise SettingsError("KAFKA_SASL_MECHANISM is OAUTHBEARER but there is no source of tokens")
+                raise SettingsError(tokens.NO_SOURCE)
         elif not self.sasl_username or self.sasl_password is None:
             raise SettingsError(
                 f"KAFKA_SECURITY_PROTOCOL is {self.security_protocol}: "
@@ -60,18 +62,27 @@ class KafkaConnection:
     @classmethod
     def of(cls, settings: Settings, *, client_id: str) -> KafkaConnection:
         """What the settings say. Raises SettingsError where they contradict each other."""
-        password = settings.kafka_sasl_password
         return cls(
             bootstrap_servers=settings.kafka_bootstrap_servers,
             security_protocol=settings.kafka_security_protocol,
             sasl_mechanism=settings.kafka_sasl_mechanism,
             sasl_username=settings.kafka_sasl_username,
-            sasl_password=password.get_secret_value() if password is not None else None,
+            sasl_password=_secret(settings.kafka_sasl_password),
+            sasl_token=_source_of_tokens(settings),
             ssl_cafile=_path(settings.kafka_ssl_cafile),
             ssl_certfile=_path(settings.kafka_ssl_certfile),
             ssl_keyfile=_path(settings.kafka_ssl_keyfile),
+            ssl_keypassword=_secret(settings.kafka_ssl_keypassword),
             client_id=client_id,
         )
+
+    @property
+    def uses_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL_")
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
 
     def servers(self) -> list[str]:
         """The bootstrap servers one by one."""
@@ -84,7 +95,7 @@ class KafkaConnection:
         SettingsError where a file can't be read.
         """
         guards.install()
-        options = self._security()
+        options = self.security()
         options |= {
             "bootstrap_servers": self.servers(),
             "client_id": f"{self.client_id}-{role}" if role else self.client_id,
@@ -93,69 +104,66 @@ class KafkaConnection:
         }
         return options
 
-    async def diagnose(self, error: BaseException, *, timeout: float = 5.0) -> str:
-        """Why a client could not start: aiokafka only logs the cause, so each server is tried once more.
+    def security(self) -> dict[str, object]:
+        """Those of the options that say how to come in; they do for a single connection too.
 
-        One sentence with the remedy; the given error's own where all servers answer.
+        Raises SettingsError where a file can't be read.
         """
-        if isinstance(error, SettingsError):
-            return str(error)
-        for server in self.servers():
-            cause = await self._try(server, timeout)
-            if cause is not None:
-                return f"Kafka at {server}: {explain(cause)}"
-        return explain(error)
-
-    async def refuses(self, *, timeout: float = 5.0) -> bool:
-        """Whether a server is there and will not have this agent, or the agent not it: to try again does not help."""
-        causes = [await self._try(server, timeout) for server in self.servers()]
-        return any(isinstance(each, _REFUSALS) for cause in causes for each in _chain(cause))
-
-    async def _try(self, server: str, timeout: float) -> BaseException | None:
-        """Why that server can't be talked to; None where it can."""
-        host, port = _host_and_port(server)
-        try:
-            connection = await create_conn(
-                host, port, client_id=self.client_id, request_timeout_ms=int(timeout * 1000), **self._security()
-            )
-        except (OSError, errors.KafkaError, TimeoutError) as cause:
-            return cause
-        connection.close()
-        return None
-
-    def _security(self) -> dict[str, object]:
         options: dict[str, object] = {"security_protocol": self.security_protocol}
-        if self.security_protocol.startswith("SASL_"):
+        if self.uses_sasl:
             options |= {
                 "sasl_mechanism": self.sasl_mechanism,
                 "sasl_plain_username": self.sasl_username,
                 "sasl_plain_password": self.sasl_password,
             }
             if self.sasl_token is not None:
+                tokens.install()
                 options["sasl_oauth_token_provider"] = _TokenProvider(self.sasl_token)
-        if self.security_protocol.endswith("SSL"):
-            options["ssl_context"] = self._ssl_context()
+        if self.uses_tls:
+            options["ssl_context"] = self.tls()
         return options
 
-    def _ssl_context(self) -> ssl.SSLContext:
+    def tls(self) -> ssl.SSLContext:
+        """Whom to trust, and who the client is. Raises SettingsError where a file can't be read or used."""
         files = {
             "KAFKA_SSL_CAFILE": self.ssl_cafile,
             "KAFKA_SSL_CERTFILE": self.ssl_certfile,
             "KAFKA_SSL_KEYFILE": self.ssl_keyfile,
         }
         for setting, file in files.items():
-            if file is not None and not Path(file).is_file():
-                raise SettingsError(f"{setting} is {file}, and there is no such file")
+            if file is not None:
+                _check_file(setting, file)
         if self.ssl_keyfile and not self.ssl_certfile:
             raise SettingsError("KAFKA_SSL_KEYFILE is set but KAFKA_SSL_CERTFILE is not: a client needs both")
         try:
-            context: ssl.SSLContext = create_ssl_context(
-                cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
-            )
+            context = create_ssl_context(cafile=self.ssl_cafile)
         except (ssl.SSLError, OSError) as error:
-            named = ", ".join(f"{setting}={file}" for setting, file in files.items() if file)
-            raise SettingsError(f"a TLS file can't be used ({named}): {_text(error)}; PEM is expected") from error
-        return context
+            raise SettingsError(
+                f"KAFKA_SSL_CAFILE is {self.ssl_cafile}, which is no PEM file of certificates"
+            ) from error
+        if self.ssl_certfile is not None:
+            self._load_own(context, self.ssl_certfile)
+        return cast(ssl.SSLContext, context)
+
+    def _load_own(self, context: ssl.SSLContext, certfile: str) -> None:
+        key = f"KAFKA_SSL_KEYFILE is {self.ssl_keyfile}" if self.ssl_keyfile else f"KAFKA_SSL_CERTFILE is {certfile}"
+
+        def password() -> str:
+            """Without it OpenSSL would ask on the terminal, and wait for ever."""
+            if self.ssl_keypassword is None:
+                raise SettingsError(f"{key}, whose key is encrypted: set KAFKA_SSL_KEYPASSWORD")
+            return self.ssl_keypassword
+
+        try:
+            context.load_cert_chain(certfile, self.ssl_keyfile, password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+                problem = f"{key}, which is not the key of KAFKA_SSL_CERTFILE ({certfile})"
+            elif self.ssl_keypassword is not None:
+                problem = f"{key}, whose key KAFKA_SSL_KEYPASSWORD does not open, or the files are not PEM"
+            else:
+                problem = f"{key}, and with KAFKA_SSL_CERTFILE ({certfile}) it gives no certificate with its key in PEM"
+            raise SettingsError(problem) from error
 
 
 class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
@@ -170,7 +178,36 @@ def _path(value: Path | None) -> str | None:
     return str(value) if value is not None else None
 
 
-def _host_and_port(server: str) -> tuple[str, int]:
+def _secret(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value is not None else None
+
+
+def _source_of_tokens(settings: Settings) -> tokens.Source | None:
+    """Raises SettingsError where it is not said, or said twice, where tokens come from."""
+    if settings.kafka_sasl_mechanism != "OAUTHBEARER" or not settings.kafka_security_protocol.startswith("SASL_"):
+        return None
+    return tokens.source(
+        url=settings.kafka_oauth_token_url,
+        client_id=settings.kafka_oauth_client_id,
+        client_secret=_secret(settings.kafka_oauth_client_secret),
+        scope=settings.kafka_oauth_scope,
+        cafile=_path(settings.kafka_oauth_cafile),
+        file=settings.kafka_oauth_token_file,
+    )
+
+
+def _check_file(setting: str, file: str) -> None:
+    try:
+        with Path(file).open("rb") as opened:
+            opened.read(1)
+    except FileNotFoundError as error:
+        raise SettingsError(f"{setting} is {file}, and there is no such file") from error
+    except OSError as error:
+        raise SettingsError(f"{setting} is {file}, which can't be read: {error.strerror}") from error
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """The two parts of one of the servers. Raises SettingsError."""
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise SettingsError(f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is no host:port")
@@ -178,14 +215,8 @@ def _host_and_port(server: str) -> tuple[str, int]:
 
 
 _REFUSED = "the connection was refused; is Kafka running there, and is the port right?"
-#: What no time mends: the certificate, the user or the mechanism is wrong.
-_REFUSALS = (
-    ssl.SSLError,
-    errors.SaslAuthenticationFailed,
-    errors.AuthenticationFailedError,
-    errors.UnsupportedSaslMechanismError,
-    errors.IllegalSaslStateError,
-)
+#: These name what they are about.
+_FORBIDDEN = (errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError)
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (errors.ProducerFenced, "another agent took the partition over"),
     (socket.gaierror, "the host name does not resolve; check KAFKA_BOOTSTRAP_SERVERS and the DNS"),
@@ -240,20 +271,22 @@ def explain(error: BaseException, *, connected: bool = False) -> str:
 
     `connected`: they did understand each other before, so that no setting is to blame for a connection that ends.
     """
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | tokens.TokenError):
         return str(error)
-    causes = list(_chain(error))
+    causes = list(chain(error))
     if connected and any(isinstance(each, OSError | errors.KafkaConnectionError) for each in causes):
         return f"the connection to Kafka was lost or refused ({_text(error)}); are all brokers up?"
     if any(isinstance(each, OSError) and f"[Errno {errno.ECONNREFUSED}]" in str(each) for each in causes):
         return _REFUSED  # where a name has several addresses asyncio gives an OSError with all of their texts
     for kind, remedy in _REMEDIES:
-        if any(isinstance(each, kind) for each in causes):
-            return remedy
+        for each in causes:
+            if isinstance(each, kind):
+                return f"{remedy} ({_text(each)})" if isinstance(each, _FORBIDDEN) and each.args else remedy
     return _text(error)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it."""
     while error is not None:
         yield error
         error = error.__cause__

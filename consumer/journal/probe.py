@@ -12,7 +12,7 @@ from typing import Literal
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, UnknownError, UnsupportedVersionError
 
 from consumer.errors import SettingsError
-from consumer.journal import producers
+from consumer.journal import diagnosis, producers
 from consumer.journal.connection import KafkaConnection
 
 Mode = Literal["exactly_once", "at_least_once"]
@@ -76,7 +76,7 @@ async def _refusal(connection: KafkaConnection, transactional_id: str) -> str | 
                 "transaction.state.log.min.isr)? WPK_PROCESSING_GUARANTEE=at_least_once works without"
             ) from error
         except (KafkaError, OSError) as error:
-            raise SettingsError(await connection.diagnose(error)) from error
+            raise await diagnosis.failure(connection, error) from error
         finally:
             await producers.close(producer, force=not started)
         if started:

@@ -17,8 +17,8 @@ from difflib import get_close_matches
 import structlog
 from aiokafka.errors import KafkaError
 
-from consumer.errors import PermanentError, SettingsError, TemporaryError
-from consumer.journal import topics
+from consumer.errors import KafkaRefused, PermanentError, SettingsError, TemporaryError
+from consumer.journal import rights, topics
 from consumer.journal.connection import KafkaConnection, explain
 from consumer.journal.reader import LogRecord, read_partition
 from consumer.journal.topics import TopicNames
@@ -111,7 +111,7 @@ class Publications:
                 return
             self._begun += 1
             await self._require()
-            with _mapped(self.topic):
+            with _mapped(self.topic, self._connection):
                 records = read_partition(self._connection, self.topic, PARTITION, self._next)
                 async with aclosing(records):
                     async for record in records:
@@ -122,7 +122,7 @@ class Publications:
         """Reading a topic that is not there would create it on some brokers."""
         if self._exists:
             return
-        with _mapped(self.topic):
+        with _mapped(self.topic, self._connection):
             self._exists = await topics.exists(self._connection, self._names, SharedTopic.REGISTRY)
         if not self._exists:
             message = (
@@ -171,7 +171,7 @@ class Publications:
         if kept is not None:
             self._contents.move_to_end(published.digest)
             return kept[0]
-        with _mapped(self.topic):
+        with _mapped(self.topic, self._connection):
             records = read_partition(self._connection, self.topic, PARTITION, published.offset, published.offset + 1)
             async with aclosing(records):
                 async for record in records:
@@ -189,10 +189,14 @@ class Publications:
 
 
 @contextmanager
-def _mapped(topic: str) -> Iterator[None]:
-    """Turns what Kafka's client raises into TemporaryError; what is wrong with a package goes through."""
+def _mapped(topic: str, connection: KafkaConnection) -> Iterator[None]:
+    """Turns what Kafka's client raises into TemporaryError; what is wrong with a package goes through.
+
+    Its cause is a KafkaRefused where it is not allowed.
+    """
     try:
         yield
     except (KafkaError, OSError, TimeoutError, SettingsError) as error:
-        message = f"the registry ({topic}) can't be read now: {explain(error)}"
-        raise TemporaryError(message, code="registry_unavailable") from error
+        refusal = rights.refusal(connection, error)
+        message = f"the registry ({topic}) can't be read now: {refusal or explain(error)}"
+        raise TemporaryError(message, code="registry_unavailable") from (KafkaRefused(refusal) if refusal else error)

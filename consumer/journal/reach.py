@@ -11,8 +11,7 @@ from typing import TypeVar
 import structlog
 from aiokafka.errors import KafkaError
 
-from consumer.errors import SettingsError
-from consumer.journal.connection import KafkaConnection
+from consumer.errors import KafkaRefused, SettingsError
 
 _log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
@@ -24,7 +23,6 @@ _REMIND_SECONDS = 30.0
 
 async def patiently(
     ask: Callable[[], Awaitable[Answer]],
-    connection: KafkaConnection,
     *,
     within: float,
     on_trouble: Callable[[str], None],
@@ -33,7 +31,7 @@ async def patiently(
 
     In Kubernetes agents and brokers start in any order, and a name may not resolve before its pod is ready.
     `on_trouble` is told each time why it is waited. Raises SettingsError: the last one when the time is over, and at
-    once where Kafka answered, or refuses the certificate or the user.
+    once where Kafka answered, or refuses the agent (KafkaRefused).
     """
     began, told, pause = time.monotonic(), float("-inf"), _PAUSES[0]
     while True:
@@ -41,7 +39,7 @@ async def patiently(
             return await ask()
         except SettingsError as error:
             now = time.monotonic()
-            if now - began >= within or not _passes(error) or await connection.refuses():
+            if now - began >= within or not _passes(error):
                 raise
             on_trouble(str(error))
             if now - told >= _REMIND_SECONDS:
@@ -55,4 +53,6 @@ async def patiently(
 def _passes(error: SettingsError) -> bool:
     """Whether it may be another time: Kafka did not answer, or said that it can't yet."""
     cause = error.__cause__
+    if isinstance(error, KafkaRefused):
+        return False
     return isinstance(cause, OSError) or (isinstance(cause, KafkaError) and bool(cause.retriable))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 
 from consumer.errors import SettingsError
+from consumer.journal import authorized, diagnosis
+from consumer.journal.authorized import Forbidden
 from consumer.journal.connection import KafkaConnection, explain
 from consumer.ports import CommandTopic, SharedTopic, Topic
 
@@ -147,11 +149,13 @@ async def create(
 async def exists(connection: KafkaConnection, names: TopicNames, role: Role) -> bool:
     """Whether that topic is there. Raises SettingsError."""
     async with _admin(connection) as admin:
-        return role in await _describe(admin, names)
+        return role in await _describe(admin, names, [role])
 
 
 def _created(answers: list[tuple[str, int, str | None]]) -> list[str]:
     created = []
+    if forbidden := {name for name, code, _ in answers if code == TopicAuthorizationFailedError.errno}:
+        raise Forbidden(forbidden, "Create")
     for name, code, message in answers:
         if code == TopicAlreadyExistsError.errno:
             continue  # another agent was faster
@@ -284,7 +288,9 @@ def _record_limit(topics: Mapping[Role, _Found]) -> int:
     return min(sizes, default=MAX_MESSAGE_BYTES) - MESSAGE_OVERHEAD
 
 
-async def _describe(admin: AIOKafkaAdminClient, names: TopicNames) -> dict[Role, _Found]:
+async def _describe(
+    admin: AIOKafkaAdminClient, names: TopicNames, roles: Collection[Role] = ROLES
+) -> dict[Role, _Found]:
     """The topics there. All of the cluster's are asked for: asking by name creates a topic on some brokers."""
     found: dict[Role, _Found] = {}
     for topic in await admin.describe_topics(None):
@@ -293,6 +299,9 @@ async def _describe(admin: AIOKafkaAdminClient, names: TopicNames) -> dict[Role,
         if role is not None and not topic["error_code"] and parts:
             leaderless = tuple(sorted(part["partition"] for part in parts if part["leader"] < 0))
             found[role] = _Found(len(parts), leaderless, min(len(part["replicas"]) for part in parts), {})
+    # What may not be described looks as if it were not there.
+    if hidden := await authorized.hidden(admin._client, [names.name(role) for role in roles if role not in found]):
+        raise Forbidden(hidden, "Describe")
     return found
 
 
@@ -300,10 +309,15 @@ async def _settings(admin: AIOKafkaAdminClient, topics: list[str]) -> dict[str, 
     if not topics:
         return {}
     settings: dict[str, dict[str, str]] = {}
+    forbidden = set()
     for response in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]):
         for code, _, _, name, entries in response.resources:
+            if code == TopicAuthorizationFailedError.errno:
+                forbidden.add(name)
             if not code:
                 settings[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+    if forbidden:
+        raise Forbidden(forbidden, "DescribeConfigs")
     return settings
 
 
@@ -314,6 +328,6 @@ async def _admin(connection: KafkaConnection) -> AsyncIterator[AIOKafkaAdminClie
         await admin.start()
         yield admin
     except (KafkaError, OSError) as error:
-        raise SettingsError(await connection.diagnose(error)) from error
+        raise await diagnosis.failure(connection, error) from error
     finally:
         await admin.close()

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from consumer.errors import SettingsError
-from consumer.settings.model import Settings, variables
+from consumer.settings.model import Settings, is_secret, variables
 
 
 def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -106,7 +106,7 @@ def _sentence(details: ErrorDetails, origins: Mapping[str, str]) -> str:
         return _remedy(details)
     name = str(details["loc"][0])
     remedy, value = _remedy(details), str(details["input"])
-    secret = "PASSWORD" in name
+    secret = is_secret(name)
     shown = "***" if secret else re.sub(r"//[^/@]*@", "//***@", value)[:200]
     said = "" if not secret and value in remedy else f' is "{shown}"'
     return f"{name}{said} ({origins.get(name, 'default')}): {remedy}"

@@ -26,9 +26,6 @@ from schemas.scalars import Duration, parse_quantity
 #: Variables that do not carry the prefix WPK_: they are other tools' names for the same thing.
 _COMMON = frozenset({"prometheus_port", "prometheus_host", "kubeconfig", "log_level", "log_format"})
 
-#: Variables of the agent's own secrets.
-_SECRET = frozenset({"KAFKA_SASL_PASSWORD", "WPK_REGISTRY_TOKEN"})
-
 
 def variable(field: str) -> str:
     """The environment variable of a field of `Settings`."""
@@ -137,7 +134,23 @@ class Settings(BaseModel):
     kafka_ssl_certfile: File | None = None
     """PEM file of the agent's own certificate, for mutual TLS."""
     kafka_ssl_keyfile: File | None = None
-    """PEM file of the key of KAFKA_SSL_CERTFILE."""
+    """PEM file of the key of KAFKA_SSL_CERTFILE; without it, the key is in that file too."""
+    kafka_ssl_keypassword: SecretStr | None = None
+    """Password of an encrypted key; never shown."""
+    kafka_oauth_token_url: Url | None = None
+    """For OAUTHBEARER: the endpoint that gives tokens (client credentials grant). Use https, as it is sent a secret. It
+    is asked directly, by no proxy; a token is kept for four fifths of its life."""
+    kafka_oauth_client_id: str | None = None
+    """Who the agent is to KAFKA_OAUTH_TOKEN_URL."""
+    kafka_oauth_client_secret: SecretStr | None = None
+    """Secret of KAFKA_OAUTH_CLIENT_ID; never shown."""
+    kafka_oauth_scope: str | None = None
+    """Scopes to ask for, by spaces; without it the endpoint decides."""
+    kafka_oauth_cafile: File | None = None
+    """PEM file of the authorities that may have signed that endpoint's certificate; without it, the system's."""
+    kafka_oauth_token_file: File | None = None
+    """For OAUTHBEARER, instead of the endpoint: a file with a token that somebody else renews, such as a projected
+    token of Kubernetes. It is read anew for each connection."""
 
     topic_prefix: Name = "wpk"
     """First part of the names of all topics: `wpk` gives `wpk.commands.execute` and so on."""
@@ -163,7 +176,8 @@ class Settings(BaseModel):
 
     start_timeout: Annotated[Duration, Field(ge=0)] = 300.0
     """How long an agent that starts waits for a Kafka that does not answer: not ready meanwhile, and /readyz says why.
-    Then it ends with exit code 3. A wrong user or certificate or a missing topic ends it at once; 0s waits for nothing.
+    Then it ends with exit code 3. A wrong user or certificate, or a missing right or topic, ends it at once with exit
+    code 2; 0s waits for nothing.
     The default outlives a restart of the brokers beside it."""
 
     agent_name: Name = Field(default_factory=_process_name)
@@ -262,12 +276,18 @@ class Settings(BaseModel):
             )
         for field in ("shell_env", "allowed_env"):
             for name in getattr(self, field):
-                if name in _SECRET or name.startswith(self.secrets_env_prefix):
+                if is_secret(name) or name.startswith(self.secrets_env_prefix):
                     raise ValueError(
                         f"{variable(field)} names {name}, which is secret; packages get it as ${{secrets.NAME}} "
                         "and pass it on in a step's env"
                     )
         return self
+
+
+def is_secret(name: str) -> bool:
+    """Whether that variable is a setting whose value is never shown."""
+    field = variables().get(name)
+    return field is not None and "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
 def variables() -> dict[str, str]:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import trustme
 from aiokafka import AIOKafkaProducer, errors
+from cryptography.hazmat.primitives import serialization
 
-from consumer.errors import SettingsError
+from consumer.errors import KafkaRefused, SettingsError
+from consumer.journal import diagnosis
 from consumer.journal.connection import KafkaConnection, explain
+from consumer.settings import Settings
 
 
 def test_options_are_what_aiokafkas_clients_take() -> None:
@@ -70,7 +73,7 @@ def test_a_broken_certificate_file_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("this is no certificate")
     connection = KafkaConnection(bootstrap_servers="h:1", security_protocol="SSL", ssl_cafile=str(broken))
-    with pytest.raises(SettingsError, match=r"KAFKA_SSL_CAFILE=.*broken\.pem"):
+    with pytest.raises(SettingsError, match=r"KAFKA_SSL_CAFILE is .*broken\.pem, which is no PEM file"):
         connection.options()
 
 
@@ -127,7 +130,7 @@ async def failed_start(connection: KafkaConnection) -> str:
             await producer.start()
     finally:
         await producer.stop()
-    return await connection.diagnose(raised.value, timeout=2)
+    return str(await diagnosis.failure(connection, raised.value, timeout=2))
 
 
 @pytest.fixture
@@ -168,4 +171,115 @@ async def test_a_listener_of_another_protocol_is_told(silent_server: str) -> Non
 async def test_a_server_without_a_port_is_told() -> None:
     connection = KafkaConnection(bootstrap_servers="localhost")
     with pytest.raises(SettingsError, match="no host:port"):
-        await connection.diagnose(errors.KafkaConnectionError())
+        await diagnosis.failure(connection, errors.KafkaConnectionError())
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A client's certificate and its key in all its forms, as files."""
+    directory = tmp_path_factory.mktemp("own")
+    issued, other = (trustme.CA().issue_cert("agent") for _ in range(2))
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    sealed = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"open sesame"),
+    )
+    files = {
+        "certificate": issued.cert_chain_pems[0].bytes(),
+        "key": issued.private_key_pem.bytes(),
+        "sealed": sealed,
+        "other": other.private_key_pem.bytes(),
+        "both": sealed + issued.cert_chain_pems[0].bytes(),
+        "nonsense": b"this is no PEM",
+    }
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    (directory / "directory").mkdir()
+    return {name: str(directory / name) for name in (*files, "directory")}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "password"),
+    [("certificate", "key", None), ("certificate", "sealed", "open sesame"), ("both", None, "open sesame")],
+)
+def test_a_clients_key_may_be_encrypted_and_in_one_file_with_its_certificate(
+    own: dict[str, str], certificate: str, key: str | None, password: str | None
+) -> None:
+    connection = KafkaConnection(
+        bootstrap_servers="h:1",
+        security_protocol="SSL",
+        ssl_certfile=own[certificate],
+        ssl_keyfile=own[key] if key else None,
+        ssl_keypassword=password,
+    )
+    assert isinstance(connection.tls(), ssl.SSLContext)
+    assert "sesame" not in repr(connection)
+
+
+@pytest.mark.parametrize(
+    ("key", "password", "message"),
+    [
+        ("sealed", None, r"KAFKA_SSL_KEYFILE is .*sealed, whose key is encrypted: set KAFKA_SSL_KEYPASSWORD"),
+        ("sealed", "guess", r"KAFKA_SSL_KEYFILE is .*sealed, whose key KAFKA_SSL_KEYPASSWORD does not open"),
+        ("other", None, r"KAFKA_SSL_KEYFILE is .*other, which is not the key of KAFKA_SSL_CERTFILE \(.*certificate\)"),
+        ("nonsense", None, r"KAFKA_SSL_KEYFILE is .*nonsense, and .* no certificate with its key in PEM"),
+        ("directory", None, r"KAFKA_SSL_KEYFILE is .*directory, which can't be read: Is a directory"),
+        ("absent", None, r"KAFKA_SSL_KEYFILE is .*absent, and there is no such file"),
+    ],
+)
+def test_a_key_that_can_not_be_used_is_named_with_the_reason(
+    own: dict[str, str], key: str, password: str | None, message: str
+) -> None:
+    connection = KafkaConnection(
+        bootstrap_servers="h:1",
+        security_protocol="SSL",
+        ssl_certfile=own["certificate"],
+        ssl_keyfile=own.get(key, "/absent"),
+        ssl_keypassword=password,
+    )
+    with pytest.raises(SettingsError, match=message) as raised:
+        connection.tls()
+    assert "guess" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "no source of tokens: set KAFKA_OAUTH_TOKEN_URL"),
+        ({"kafka_oauth_token_url": "https://issuer/token"}, "KAFKA_OAUTH_CLIENT_ID and KAFKA_OAUTH_CLIENT_SECRET"),
+        (
+            {"kafka_oauth_token_url": "https://issuer/token", "kafka_oauth_token_file": "/token"},
+            "are both set: set one of them",
+        ),
+    ],
+)
+def test_it_is_told_where_tokens_could_come_from(more: dict[str, str], message: str) -> None:
+    settings = Settings.model_validate(
+        {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER", **more}
+    )
+    with pytest.raises(SettingsError, match=message):
+        KafkaConnection.of(settings, client_id="test")
+
+
+async def test_of_two_servers_the_one_that_refuses_is_told_before_the_one_that_is_down(tmp_path: Path) -> None:
+    mine, other = trustme.CA(), trustme.CA()
+    other.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    mine.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
+            down, refusing = unused.getsockname()[1], server.sockets[0].getsockname()[1]
+            connection = KafkaConnection(
+                bootstrap_servers=f"127.0.0.1:{down},127.0.0.1:{refusing}",
+                security_protocol="SSL",
+                ssl_cafile=str(tmp_path / "ca.pem"),
+            )
+            found = await diagnosis.failure(connection, errors.KafkaConnectionError())
+    assert isinstance(found, KafkaRefused)
+    assert str(found).startswith(f"Kafka at 127.0.0.1:{refusing}: its certificate is signed by no authority")

@@ -219,7 +219,16 @@ def test_a_write_must_be_given_up_before_it_would_count_as_one_that_hangs() -> N
 
 
 @pytest.mark.parametrize("name", ["WPK_ALLOWED_ENV", "WPK_SHELL_ENV"])
-@pytest.mark.parametrize("secret", ["KAFKA_SASL_PASSWORD", "WPK_SECRET_TOKEN"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "KAFKA_SASL_PASSWORD",
+        "KAFKA_SSL_KEYPASSWORD",
+        "KAFKA_OAUTH_CLIENT_SECRET",
+        "WPK_REGISTRY_TOKEN",
+        "WPK_SECRET_TOKEN",
+    ],
+)
 def test_secret_variables_can_not_be_handed_to_packages_as_plain_ones(name: str, secret: str) -> None:
     said = complaint(None, **{name: f"HOME,{secret}"})
     assert f"{name} names {secret}, which is secret" in said

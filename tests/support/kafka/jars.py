@@ -81,12 +81,15 @@ class Distribution:
             *("-cp", jars),
         ]
 
-    def broker(self, properties: Path, *, archive_to: Path | None = None, heap: str = "384m") -> list[str]:
-        """The command line of a broker; with `archive_to`, one that writes the class archive when it ends in order."""
+    def broker(self, properties: Path, *more: str, archive_to: Path | None = None, heap: str = "384m") -> list[str]:
+        """The command line of a broker; with `archive_to`, one that writes the class archive when it ends in order.
+
+        `more` are options of its JVM.
+        """
         options = [f"-XX:SharedArchiveFile={self.archive}"] if self.archive.exists() else []
         if archive_to is not None:
             options = [f"-XX:ArchiveClassesAtExit={archive_to}"]
-        return [*self.java(*options, heap=heap), "kafka.Kafka", str(properties)]
+        return [*self.java(*options, *more, heap=heap), "kafka.Kafka", str(properties)]
 
 
 def is_installed() -> bool:
