@@ -246,6 +246,8 @@ class Settings(BaseModel):
 
     kubeconfig: str | None = None
     """How to reach the cluster: one file, or several by `:`. Without it, the pod's account or ~/.kube/config."""
+    k8s_context: str | None = Field(default=None, min_length=1)
+    """The context of the kubeconfig that k8s steps use. Without it, its current one."""
     k8s_impersonate: bool = False
     """Whether k8s steps act in the cluster as who asked for the execution (`requested_by`), with that user's rights
     instead of the agent's; then the agent needs the verb `impersonate` on those users. A command's word for who asks is

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,6 +126,37 @@ async def test_a_plug_in_gives_the_token_is_asked_again_when_it_is_refused_and_i
             return await works(steps) and runs.read_text() != before
 
         await eventually(is_asked_again)
+
+
+async def test_a_plug_in_gives_a_certificate_and_is_asked_again_once_it_has_expired(
+    control_plane: KubernetesCluster, space: Space, tmp_path: Path
+) -> None:
+    script, answer, runs = tmp_path / "plug-in", tmp_path / "answer", tmp_path / "runs"
+    script.write_text(f"#!/bin/sh\necho run >> {runs}\ncat {answer}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    document = parts(control_plane, space)
+    admin = document["users"][0]["user"]
+    certificate, key = (base64.b64decode(admin[f"client-{name}-data"]).decode() for name in ("certificate", "key"))
+    version = "client.authentication.k8s.io/v1"
+    document["users"][0]["user"] = {"exec": {"apiVersion": version, "command": "./plug-in", "interactiveMode": "Never"}}
+
+    def gives(expires: datetime) -> None:
+        status = {
+            "clientCertificateData": certificate,
+            "clientKeyData": key,
+            "expirationTimestamp": f"{expires:%FT%TZ}",
+        }
+        write_privately(answer, json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status}))
+
+    async with connected(Connector(str(written(tmp_path / "config", document))), space) as steps:
+        gives(datetime.now(UTC) - timedelta(minutes=1))
+        assert await works(steps)
+        gives(datetime.now(UTC) + timedelta(hours=1))
+        assert await works(steps)
+        before = runs.read_text()
+        assert before.count("run") > 1
+        assert await works(steps)
+        assert runs.read_text() == before
 
 
 async def test_a_pods_token_that_is_replaced_is_read_again(

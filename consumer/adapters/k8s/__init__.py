@@ -18,13 +18,17 @@ __all__ = ["build"]
 def build(settings: object) -> Adapter:
     """The adapter for the cluster of `settings.kubeconfig` (paths; None: kubectl's default, or the pod's account).
 
+    `settings.k8s_context`: a context of the kubeconfig other than its current one.
     `settings.prometheus_url`: the Prometheus server that the action metrics asks. `settings.k8s_impersonate`: steps act
     as who asked for them.
     """
     kubeconfig = getattr(settings, "kubeconfig", None)
     prometheus_url = getattr(settings, "prometheus_url", None)
+    connector = Connector(
+        None if kubeconfig is None else str(kubeconfig), context=getattr(settings, "k8s_context", None)
+    )
     return K8sAdapter(
-        Cluster(Connector(None if kubeconfig is None else str(kubeconfig))),
+        Cluster(connector),
         None if prometheus_url is None else Prometheus(str(prometheus_url)),
         impersonate=bool(getattr(settings, "k8s_impersonate", False)),
     )

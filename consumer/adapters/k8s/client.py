@@ -106,19 +106,26 @@ class Cluster:
     async def connection(self) -> Connection:
         """The open connection. Raises PermanentError `no_cluster`."""
         async with self._link.lock:
-            if self._link.connection is None:
-                self._link.connection = await self._link.connector.connect()
-            return self._link.connection
+            link = self._link
+            if link.connection is None:
+                link.connection = await link.connector.connect()
+            elif link.connection.expired:
+                await self._replaced(link.connection)
+            return link.connection
 
     async def _renewed(self, former: Connection) -> Connection:
         """The connection with credentials read anew; by the first of those whom the former ones failed."""
         link = self._link
         async with link.lock:
             if link.connection is former:
-                link.connection = await link.connector.connect(former)
-                if link.connection.api is not former.api:
-                    link.retired.append(former)
+                await self._replaced(former)
             return link.connection or former
+
+    async def _replaced(self, former: Connection) -> None:
+        link = self._link
+        link.connection = await link.connector.connect(former)
+        if link.connection.api is not former.api:
+            link.retired.append(former)
 
     # --- objects ---------------------------------------------------------------------------------------------
 
