@@ -13,7 +13,7 @@ from consumer.cli.options import SchemaOptions, ValidateOptions
 from consumer.cli.output import Output
 from consumer.cli.render.problems import report
 from consumer.cli.run import parse_parameters
-from schemas import export
+from schemas import export, page
 
 
 def validate(options: ValidateOptions) -> int:
@@ -36,8 +36,10 @@ def validate(options: ValidateOptions) -> int:
 
 
 def schema(options: SchemaOptions) -> int:
-    """Write the JSON Schemas of packages, commands, events and step configurations, and the AsyncAPI document."""
+    """Write the JSON Schemas of packages, commands, events and step configurations, and the AsyncAPI document.
 
+    In a directory also that document's page for humans.
+    """
     settings = settings_of(options)
     configs = {name: adapter.config_model for name, adapter in packages.adapters(settings).items()}
     documents = export.documents(configs, prefix=settings.topic_prefix)
@@ -46,10 +48,13 @@ def schema(options: SchemaOptions) -> int:
         output.document(dict(documents))
         return execute.OK
     try:
-        for name, document in documents.items():
+        texts = {
+            name: json.dumps(document, indent=2, ensure_ascii=False) + "\n" for name, document in documents.items()
+        }
+        for name, text in {**texts, "asyncapi/index.html": page.page(documents)}.items():
             path = options.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CliError(f"{error.filename}: can't be written: {error.strerror}") from error
     output.lines([f"wrote {len(documents)} documents to {options.directory}"])
