@@ -87,11 +87,11 @@ def _topics(asyncapi: Document) -> Iterator[str]:
             str(found["action"])
         ]
     yield "<h2>Topics</h2><table><tr><th>topic</th><th>who</th><th>what</th></tr>"
-    for name, channel in _object(asyncapi["channels"]).items():
-        found = _object(channel)
+    for name, described in _object(asyncapi["channels"]).items():
+        topic = _object(described)
         yield (
-            f'<tr><td><a href="#{_text(name)}">{_text(found["address"])}</a></td><td>{directions[name]}</td>'
-            f"<td>{_text(found['description'])}</td></tr>"
+            f'<tr><td><a href="#{_text(name)}">{_text(topic["address"])}</a></td><td>{directions[name]}</td>'
+            f"<td>{_text(topic['description'])}</td></tr>"
         )
     yield "</table>"
 
