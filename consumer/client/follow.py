@@ -109,18 +109,25 @@ class Follower:
         for tp, offset in starts.items():
             consumer.seek(tp, offset)
 
-    async def events(self, *, answer_to: Published | None = None, after: int = 0) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, *, answer_to: Published | None = None, after: int | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events in order, each once, until the execution is over. Raises Unreachable.
 
-        With `answer_to` not before that command was answered, or a result came after the event numbered `after`:
-        an execution that had ended long ago may go on by a command. An id that is known only from refused commands ends
-        with the refusal.
+        With `answer_to` not before that command was answered: an execution that had ended long ago may go on by a
+        command. With `after` also where a result came after the event of that number, the last before the command: who
+        looks on is then told of an end that came first. An id that is known only from refused commands ends with the
+        refusal.
         """
         answered = answer_to is None
         async for event in self.all_events():
             yield event
             state = self.state
-            answered = answered or (answer_to is not None and answer_to.answered_by(event)) or _ends(event, after)
+            answered = (
+                answered
+                or (answer_to is not None and answer_to.answered_by(event))
+                or (after is not None and _ends(event, after))
+            )
             if state is None or event.data.seq < state.seq or not answered:
                 continue
             if state.over or _is_nothing(state, event):

@@ -7,6 +7,7 @@ import io
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,21 @@ async def test_the_events_are_told_in_sequence_and_filtered(served: Variables) -
     assert "good-1" not in text
     none = await wpk(served, "audit", "replay", "--to", "2020-01-01", "--executions")
     assert none.stdout == "no such executions in the trail\n"
+
+
+async def test_the_list_tells_what_is_stuck(embedded_kafka: KafkaBroker, prefix: str, variables: Variables) -> None:
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    stories = [
+        Story("stuck", now=hour).accepted().started("one").step_started("one"),
+        Story("ended", now=hour).accepted().completed(),
+        Story("heard-of", now=datetime.now(UTC)).accepted().started("one").step_started("one"),
+    ]
+    await lay_down(KafkaConnection(bootstrap_servers=embedded_kafka.bootstrap), TopicNames(prefix), Trail.of(stories))
+    listed = documents((await wpk(variables, "list", "--stuck", "--json")).stdout)
+    assert [each["execution_id"] for each in listed] == ["stuck"]
+    assert documents((await wpk(variables, "list", "--stuck", "--stuck-after", "2h", "--json")).stdout) == []
+    wrong = await wpk(variables, "list", "--stuck", "--stuck-after", "soon")
+    assert (wrong.code, "--stuck-after" in wrong.stderr) == (2, True)
 
 
 async def test_the_export_has_the_documented_columns_in_every_format(served: Variables, tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ async def house(kafka: KafkaBroker, prefix: str) -> AsyncIterator[House]:
         await producer.stop()
 
 
-async def names_until_over(follower: Follower, *, answer_to: Published | None = None, after: int = 0) -> list[str]:
+async def names_until_over(
+    follower: Follower, *, answer_to: Published | None = None, after: int | None = None
+) -> list[str]:
     async with asyncio.timeout(PATIENCE), aclosing(follower.events(answer_to=answer_to, after=after)) as found:
         return [event.name async for event in found]
 
@@ -183,6 +185,29 @@ async def test_watching_a_command_waits_for_its_own_answer_though_the_run_ended_
             story.step_succeeded("undo", phase="rollback").rolled_back()
             await house.publish(story.told[before:])
             assert (await watching)[-1] == "execution.rolled_back"
+
+
+@pytest.mark.parametrize("undone", [True, False])
+async def test_an_answer_is_waited_for_behind_an_old_result_without_being_told_where_that_lies(
+    house: House, undone: bool
+) -> None:
+    story = done("e1")
+    await house.publish(story)
+    mine = Published(execution_id="e1", topic=house.names.name(CommandTopic.ROLLBACK), partition=0, offset=5)
+    source = Source(topic=mine.topic, partition=0, offset=5)
+    before = story.state.seq
+    async with house.client.follower("e1") as follower, aclosing(follower.events(answer_to=mine)) as found:
+        async with asyncio.timeout(PATIENCE):
+            given = [(await anext(found)).name for _ in range(before)]  # up to the old result
+            if undone:
+                story.rolling_back("undo", source=source).step_started("undo", phase="rollback")
+                story.step_succeeded("undo", phase="rollback").rolled_back()
+            else:
+                problem = Problem(path="execution_id", message="it has ended")
+                story.tell(events.CommandRejected(command="rollback", errors=(problem,), source=source))
+            await house.publish(story.told[before:])
+            given += [event.name async for event in found]
+    assert given == [told.event.name for told in story]
 
 
 async def test_the_refusal_of_a_command_ends_its_watch_also_where_the_id_is_unknown(house: House) -> None:
