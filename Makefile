@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 ARGS  ?=
 # By how many processes `make test` and `make test-long` run them; most tests wait. 0: none but pytest itself.
 PROCESSES ?= 2
-SPREAD    := -n $(PROCESSES) --dist loadgroup
+SPREAD    := -n $(PROCESSES)
 # What `make chaos` and `make simulate` do: rounds of faults, the seed they are drawn from; schedules by their seeds.
 ROUNDS ?= 16
 SEED   ?= 1

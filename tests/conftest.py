@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from consumer.errors import SettingsError
 from tests.support import control_plane as kubernetes
+from tests.support import oracle
 from tests.support.kafka import KafkaBroker, KafkaCluster, Unavailable, any_apache, apache_cluster, embedded_broker
 from tests.support.require import require
 
 _PARTING = 2.0
+_ON_A_CONTROL_PLANE = ("tests/kubernetes/", "tests/integration/test_control_plane")
 
 # The same examples in every run, so that a landing does not depend on luck; HYPOTHESIS_PROFILE=explore looks for more.
 settings.register_profile("default", derandomize=True, deadline=None)
@@ -25,17 +28,41 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker.
-
-    Where several processes run the tests, the three nodes and the control plane are started by one of them.
-    """
+    """Marks what needs Apache Kafka, so that `-m "not kafka"` is what runs without Java and Docker."""
     for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        if {"apache_kafka", "kafka_cluster"} & used:
+        if {"apache_kafka", "kafka_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
-        for fixture in ("kafka_cluster", "control_plane"):
-            if fixture in used:
-                item.add_marker(pytest.mark.xdist_group(fixture))
+
+
+class _OneControlPlane(LoadScopeScheduling):
+    """Gives each test to the process that is free, but all that need a control plane to the same one: it is large."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "a control plane" if nodeid.startswith(_ON_A_CONTROL_PLANE) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _OneControlPlane:
+    """Which of several processes runs a test; their number says the Makefile."""
+    return _OneControlPlane(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the oracle's table: for each verb and kind, whether kubectl and the adapter do the same.
+
+    It is here, since of several processes that run the tests only this file is read by the one that prints.
+    """
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    entries = [
+        (oracle.Entry(*value), report.passed)
+        for report in reports
+        for name, value in report.user_properties
+        if name == oracle.PROPERTY and report.when == "call"
+    ]
+    if entries:
+        terminalreporter.section(f"kubectl as the oracle: {len(entries)} rows")
+        for line in oracle.table(entries):
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

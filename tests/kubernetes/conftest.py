@@ -11,7 +11,7 @@ import pytest
 from tests.support.control_plane import KubernetesCluster, Space
 from tests.support.k8s_real import steps_on
 from tests.support.k8s_steps import Steps
-from tests.support.oracle import PROPERTY, Oracle, table
+from tests.support.oracle import Oracle
 
 
 @pytest.fixture
@@ -34,18 +34,3 @@ async def oracle(control_plane: KubernetesCluster, twins: tuple[str, str], tmp_p
     theirs, ours = twins
     async with steps_on(control_plane.kubeconfig, ours, tmp_path) as steps:
         yield Oracle(control_plane.kubectl, steps, theirs, ours)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the oracle's table: for each verb and kind, whether kubectl and the adapter do the same."""
-    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    entries = [
-        (row, said if report.passed else None)
-        for report in reports
-        for name, (row, said) in report.user_properties
-        if name == PROPERTY and report.when == "call"
-    ]
-    if entries:
-        terminalreporter.section(f"kubectl as the oracle: {len(entries)} rows")
-        for line in table(entries):
-            terminalreporter.line(line)

@@ -14,7 +14,7 @@ from consumer.ports import JsonObject
 from tests.kubernetes.rows import GROUP, WIDGETS, changing, empty, making, nodes, reading, rolling, waiting
 from tests.support.control_plane.manifests import workload
 from tests.support.eventually import eventually
-from tests.support.oracle import PROPERTY, Oracle, Row
+from tests.support.oracle import PROPERTY, Entry, Oracle, Row
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
 
@@ -42,7 +42,7 @@ async def test_the_adapter_does_what_kubectl_does(row: Row, oracle: Oracle, reco
             await widgets(oracle)
         said = await oracle.hold(row)
     finally:
-        record_property(PROPERTY, (row, said))
+        record_property(PROPERTY, Entry.of(row, said))
         if row.kind == "node":
             await oracle.kubectl("uncordon", *oracle.nodes)
 
@@ -94,7 +94,7 @@ async def test_a_path_reads_what_kubectl_reads(oracle: Oracle, record_property: 
         found = [(await oracle.steps.run({**config, "field": path}))["value"] for path in PATHS]
         assert dict(zip(PATHS, map(printed, found), strict=True)) == dict(zip(PATHS, said.split("\n"), strict=True))
     finally:
-        record_property(PROPERTY, (row, ("", "")))
+        record_property(PROPERTY, Entry.of(row))
 
 
 async def test_the_events_are_those_that_kubectl_names(oracle: Oracle, record_property: Recorder) -> None:
@@ -130,7 +130,7 @@ async def test_the_events_are_those_that_kubectl_names(oracle: Oracle, record_pr
         await eventually_same(lambda: theirs(pods), lambda: ours(name=next(iter(pods))))
         assert await ours(resource_type="deployment", selector="pick=nothing") == set()
     finally:
-        record_property(PROPERTY, (row, ("", "")))
+        record_property(PROPERTY, Entry.of(row))
 
 
 async def eventually_same(theirs: Callable[[], Awaitable[object]], ours: Callable[[], Awaitable[object]]) -> None:

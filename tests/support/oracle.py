@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -192,15 +192,36 @@ def _one_line(text: str) -> str:
 PROPERTY = "oracle"
 
 
-def table(entries: Iterable[tuple[Row, tuple[str, str] | None]]) -> list[str]:
-    """One line for each verb and kind; then what both said where they refused. None: they differ."""
+class Entry(NamedTuple):
+    """What the table has of a row. Plain texts, since tests may run in another process than the one that prints it."""
+
+    verb: str
+    kind: str
+    case: str
+    refused: str
+    kubectl: str
+    """What kubectl said where both refused."""
+    adapter: str
+
+    @classmethod
+    def of(cls, row: Row, said: tuple[str, str] = ("", "")) -> tuple[str, ...]:
+        """As a test's property."""
+        return tuple(cls(row.verb, row.kind, row.case, row.refused, *said))
+
+
+def table(entries: Iterable[tuple[Entry, bool]]) -> list[str]:
+    """One line for each verb and kind; then what both said where they refused. False: they differ."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     refusals: list[str] = []
-    for row, said in entries:
-        verdict = "differs" if said is None else "refused alike" if row.refused else "same"
+    for row, same in entries:
+        verdict = "differs" if not same else "refused alike" if row.refused else "same"
         cells.setdefault((row.verb, row.kind), {}).setdefault(verdict, []).append(row.case)
-        if said is not None and row.refused:
-            refusals += [f"{row.verb} {row.kind}, {row.case}", f"    kubectl: {said[0]}", f"    adapter: {said[1]}"]
+        if same and row.refused:
+            refusals += [
+                f"{row.verb} {row.kind}, {row.case}",
+                f"    kubectl: {row.kubectl}",
+                f"    adapter: {row.adapter}",
+            ]
     lines = []
     for (verb, kind), verdicts in sorted(cells.items()):
         found = "; ".join(
