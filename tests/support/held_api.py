@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ _HOP = {"host", "connection", "content-length", "transfer-encoding", "content-en
 
 
 class HeldApi:
-    """The door. `holds` says whose answers are kept; `held` names the requests that were carried out unanswered."""
+    """The door. `holds` says whose answers are kept; `held` names the requests that were carried out unanswered.
+
+    `instead` answers a request in the server's place, or does something before it is passed on and gives None.
+    """
 
     def __init__(self, upstream: str, session: aiohttp.ClientSession) -> None:
         self.url = ""
         self.holds: Callable[[web.Request], bool] = lambda request: False
         self.held: list[str] = []
+        self.instead: Callable[[web.Request], Awaitable[web.StreamResponse | None]] = _passes
         self._upstream = upstream
         self._session = session
 
@@ -40,6 +44,8 @@ class HeldApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         data = await request.read()
+        if (own := await self.instead(request)) is not None:
+            return own
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         target = URL(self._upstream + request.raw_path, encoded=True)
         async with self._session.request(request.method, target, headers=headers, data=data or None) as answer:
@@ -54,6 +60,10 @@ class HeldApi:
                 await response.write(chunk)
             await response.write_eof()
             return response
+
+
+async def _passes(request: web.Request) -> None:
+    """Every request is the server's own."""
 
 
 @asynccontextmanager
