@@ -13,6 +13,7 @@ import yaml
 
 from consumer.adapters.k8s import kinds, preflight, rights
 from consumer.adapters.k8s.rights import Right, Target
+from consumer.adapters.k8s.sealing import KEY_NAME
 from consumer.errors import PermanentError
 from consumer.ports import Intention, JsonObject, Rights
 from schemas.failure import Problem
@@ -244,6 +245,34 @@ async def test_the_roles_of_the_deployment_are_enough_for_what_they_say_and_for_
         await control_plane.kubectl("uncordon", "node-2")
         if everywhere:
             await control_plane.kubectl("delete", "clusterrolebinding", space.name)
+
+
+async def test_the_key_of_old_secrets_is_asked_for_before_the_first_step(
+    control_plane: KubernetesCluster, space: Space, restricted: Restricted
+) -> None:
+    change: JsonObject = {"action": "patch", "resource_type": "secret", "name": "login", "data": {"password": "bmV3"}}
+    secret: JsonObject = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
+    _, needed = rights_of(change, space.name)
+    applying = rights_of({"action": "apply", "manifest": secret}, space.name)[1]
+    own = [*needed, *applying]
+    steps = await restricted.steps([right for right in own if right.verb != "create"], "acting")
+    await eventually(lambda: granted(steps, {**change, "undo": False}))
+
+    (problem,) = await asked(steps, change)
+    assert (problem.path, problem.severity) == ("spec.handlers[0].config", "error")
+    assert f"let the agent get and create secrets in namespace {space.name}" in problem.message
+    marked: JsonObject = {"action": "label", "resource_type": "secret", "name": "login", "labels": {"a": "b"}}
+    assert [problem.severity for problem in await asked(steps, marked)] == ["error"]
+    assert await asked(steps, {"action": "get", "resource_type": "secret", "name": "login"}) == []
+    *_, perhaps = await asked(steps, {"action": "apply", "manifest": secret})
+    assert (perhaps.severity, KEY_NAME in perhaps.message) == ("warning", True)
+
+    key = [
+        Right("get", "secrets", namespace=space.name, name=KEY_NAME),
+        Right("create", "secrets", namespace=space.name),
+    ]
+    await control_plane.kubectl.allow(space.name, "acting", rules([*own, *key]))
+    await eventually(lambda: granted(steps, change))
 
 
 # --- impersonation --------------------------------------------------------------------------------------------------

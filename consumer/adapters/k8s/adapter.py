@@ -8,7 +8,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from consumer.adapters.k8s import config as configs
-from consumer.adapters.k8s import extent, facts, preflight
+from consumer.adapters.k8s import extent, facts, preflight, private, undokey
 from consumer.adapters.k8s.actions.apply import Apply
 from consumer.adapters.k8s.actions.create import Create
 from consumer.adapters.k8s.actions.delete import Delete
@@ -37,7 +37,6 @@ from consumer.errors import ConfigError, PermanentError
 from consumer.ports import Action, Facts, Intention, JsonObject, Plan, Scope, StepContext
 from consumer.workflow import values
 from consumer.workflow.limits import Extent
-from consumer.workflow.scope import may_be_secret
 from schemas.failure import Problem
 
 
@@ -78,7 +77,7 @@ class K8sAdapter:
         bound = values.bind(configs.MODELS[str(full["action"])], full, scope)
         one = self._actions[type(bound)]
         if isinstance(bound, _KEEPING):
-            one = partial(one, private=_holds_secret(full, scope))
+            one = partial(one, private=private.holds_secret(full, scope))
         make: Callable[..., Action] = partial(one, config=bound)
         if isinstance(bound, EachConfig) and bound.selector is not None:
             make = partial(Each, config=bound, one=one)
@@ -100,7 +99,7 @@ class K8sAdapter:
             cluster = self._cluster_for(requested_by)
         except PermanentError as error:
             return [Problem(path="requested_by", message=str(error))]
-        return await preflight.Preflight(cluster).check(steps)
+        return [*await preflight.Preflight(cluster).check(steps), *await undokey.check(cluster, steps)]
 
     async def plan_undo(self, record: JsonObject, step: StepContext) -> Plan:
         return await Undo(self._cluster_for(step.requested_by), step, dry_run=True).plan(record)
@@ -114,19 +113,6 @@ class K8sAdapter:
 
     async def aclose(self) -> None:
         await self._cluster.aclose()
-
-
-#: Fields of a config whose values a change puts into objects.
-_VALUES = ("manifest", "data", "patch", "value", "annotations", "labels")
-
-
-def _holds_secret(config: JsonObject, scope: Scope) -> bool:
-    """Whether a secret of the agent's is put into an object; an upper-case name is a parameter's where there is one."""
-    found = values.expressions({name: config[name] for name in _VALUES if name in config})
-    return any(
-        may_be_secret(expression) and (expression.startswith("secrets.") or expression not in scope.parameters)
-        for _, expression in found
-    )
 
 
 #: What each config's action is made by, from the cluster and the config.

@@ -85,7 +85,8 @@ _MISFIT = re.compile(r"failed to create typed patch object")
 _REFUSALS = (
     _Refusal(
         frozenset({403}),
-        # From 1.35 the text names the verb impersonate:user-info; impersonate is enough there too.
+        # With KEP-5284 (alpha in 1.35, beta in 1.36) the text names the verb impersonate:user-info; impersonate alone
+        # is enough there too.
         re.compile(r"cannot impersonate\S* resource"),
         "impersonation_forbidden",
         "{subject}: the agent may not act as its requester: {text}; grant the agent the verb impersonate on users",
