@@ -13,7 +13,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -38,6 +38,7 @@ from consumer.journal.owner import Limits as OwnerLimits
 from consumer.journal.probe import Guarantee
 from consumer.journal.publications import Publications
 from consumer.journal.topics import TopicNames, TopicReport
+from consumer.outward.assembly import notifier_of
 from consumer.outward.registry import Chain, HttpPackages
 from consumer.policy import load
 from consumer.policy.judge import Policy
@@ -175,6 +176,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
     # The listener itself mends what hangs; only where it does not get to that must the agent be ended from outside.
     vitals = Health(lambda: parts.facts(settings.agent_name), poll_limit=2 * options.poll_limit)
     async with AsyncExitStack() as stack:
+        closing = stack.enter_context(ExitStack())
         adapters = await stack.enter_async_context(registry.open(settings))
         parts.sandbox = await _sandbox(adapters)
         await asyncio.to_thread(conditions.compile_condition, "true")  # the library's import takes up to a second
@@ -185,15 +187,18 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         report, guarantee = await _asked(connection, names, settings, parts, vitals)
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
+        packages = _packages(settings, connection, names, closing)
         supervisor = parts.supervisor = await stack.enter_async_context(
             supervising(
-                _services(settings, adapters, metrics, secrets, policy, _packages(settings, connection, names, stack)),
+                _services(settings, adapters, metrics, secrets, policy, packages),
                 _state_reader(factory),
             )
         )
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
         tell.started.set()
+        if (notifier := notifier_of(settings, connection, secrets, metrics, closing)) is not None:
+            await stack.enter_async_context(_beside(notifier.run()))
         async with (
             _beside(health.watch_loop(vitals, metrics)),
             _beside(_tell_ready(listener, stages, tell.ready)),
@@ -347,7 +352,7 @@ def _factory(
     )
 
 
-def _packages(settings: Settings, connection: KafkaConnection, names: TopicNames, stack: AsyncExitStack) -> Packages:
+def _packages(settings: Settings, connection: KafkaConnection, names: TopicNames, stack: ExitStack) -> Packages:
     """Where packages are found that commands only name. The operator chose the HTTP registry's address: none is
     forbidden."""
     topic = Publications(connection, names)
@@ -386,6 +391,7 @@ def _services(
             max_log_bytes=settings.max_log_bytes,
             max_command_bytes=settings.max_command_bytes,
             registry_timeout=settings.registry_timeout,
+            alerts=settings.alerts,
         ),
         packages=packages,
     )

@@ -270,6 +270,20 @@ class Permission(BaseModel):
     """The name of the key that signed the command; None: it was not signed, and who asked for it is a claim."""
 
 
+class PlannedAlert(BaseModel):
+    """A message that is sent when the execution has ended. Secrets stand in it by name only."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    type: Literal["slack", "email", "webhook", "registry"]
+    to: tuple[str, ...]
+    """The URL, or the recipients of a mail; parameters are in place, `${secrets.NAME}` is not."""
+    secret: str | None = None
+    """What a webhook's message is signed with, as `${secrets.NAME}`."""
+    on_failure: bool = False
+    on_success: bool = False
+
+
 class ExecutionStarted(ExecutionEvent):
     name: ClassVar[str] = "execution.started"
     status: Status = Status.RUNNING
@@ -278,6 +292,8 @@ class ExecutionStarted(ExecutionEvent):
     permission: Permission | None = None
     plan_digest: str | None = None
     """Of the plan that was approved, and was the same when it was made again just before."""
+    alerts: tuple[PlannedAlert, ...] | None = None
+    """Those of the package's alerts that the policy allows."""
 
 
 class ExecutionResumed(ExecutionEvent):
@@ -352,6 +368,8 @@ class ExecutionResult(ExecutionEvent):
     approved_by: str | None = None
     rollback_follows: bool = False
     """True: a rollback begins at once, and one more result tells how it ended."""
+    alerts: tuple[PlannedAlert, ...] | None = None
+    """Whom the package wants told; the agents that send notices read it here."""
     plan_digest: str | None = None
     """Of a dry run that planned every step: the digest over the whole plan, the same for two runs that would do the
     same (`schemas.plan`)."""

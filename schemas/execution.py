@@ -151,6 +151,7 @@ class ExecutionState(BaseModel):
     completed_at: Moment | None = None
     updated_at: Moment | None = None
     total_steps: int = 0
+    alerts: tuple[events.PlannedAlert, ...] = ()
     steps: dict[str, StepState] = Field(default_factory=dict)
     rollback_steps: dict[str, StepState] = Field(default_factory=dict)
     cancel: Cancel | None = None
@@ -322,6 +323,7 @@ def _started(state: ExecutionState, data: events.ExecutionStarted, time: datetim
         "started_at": time,
         "total_steps": data.total_steps,
         "steps": _planned(data.steps, "run"),
+        "alerts": data.alerts or (),
     }
 
 

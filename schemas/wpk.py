@@ -123,6 +123,8 @@ class Alert(PackageModel):
     type: Literal["slack", "email", "webhook"]
     webhook: str | None = None
     url: str | None = None
+    secret: str | None = None
+    """Of a webhook: what its messages are signed with, as `${secrets.NAME}`."""
     recipients: tuple[str, ...] = ()
     on_failure: bool = False
     on_success: bool = False

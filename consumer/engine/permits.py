@@ -17,7 +17,7 @@ from consumer.policy.signatures import Verified
 from consumer.ports import Adapter, JsonObject, Phase
 from consumer.workflow import values
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Scope, secret_name
-from schemas.events import Permission
+from schemas.events import Permission, PlannedAlert
 from schemas.execution import ExecutionState
 from schemas.failure import Problem
 from schemas.wpk import Handler, ResourceLimits, WorkflowPackage
@@ -40,6 +40,8 @@ class Permit:
     problems: tuple[Problem, ...]
     """Why it is refused; none: it may begin."""
     warnings: tuple[Problem, ...]
+    alerts: tuple[PlannedAlert, ...] = ()
+    """The package's alerts that may be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import orjson
 from pydantic import JsonValue, ValidationError
 
-from consumer.engine import permits, senders
+from consumer.engine import alerts, permits, senders
 from consumer.engine.execution import Execution
 from consumer.engine.permits import Permit
 from consumer.engine.preflight import preflight
@@ -79,6 +79,8 @@ async def _judged(execution: Execution, checked: Checked, services: Services) ->
         checked = _within(checked, permit, services)
     if not permit.problems and state.status is Status.PENDING and not _ended(execution):
         checked = await preflight(state, checked, services)
+    if checked.package is not None and checked.package.spec.monitoring.alerts:
+        permit = await alerts.planned(state, checked, permit, services)
     return checked, permit
 
 
@@ -200,7 +202,11 @@ def start(package: WorkflowPackage, permit: Permit, warnings: tuple[Problem, ...
     """The event that begins the run."""
     steps = program.run_program(package).planned()
     return events.ExecutionStarted(
-        steps=steps, total_steps=len(steps), warnings=answers.bounded(warnings), permission=permit.permission
+        steps=steps,
+        total_steps=len(steps),
+        warnings=answers.bounded(warnings),
+        permission=permit.permission,
+        alerts=permit.alerts or None,
     )
 
 

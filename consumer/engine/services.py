@@ -32,6 +32,8 @@ class Limits:
     """A larger output of a step is cut, with a mark."""
     max_command_bytes: int = 900_000
     """Of a command with the package that it names."""
+    alerts: bool = False
+    """Whether this agent sends the alerts of packages."""
     registry_timeout: float = 120.0
     """How long a registry that does not answer is asked again before the command is refused."""
     max_log_bytes: int = 64 * 1024 * 1024

@@ -84,6 +84,7 @@ Hosts = Annotated[
     tuple[Annotated[str, _shape(r"[^\s/]+(/\d{1,3}(:\d+)?)?", "write host, host:port, a CIDR, or *")], ...],
     BeforeValidator(to_items),
 ]
+Items = Annotated[tuple[str, ...], BeforeValidator(to_items)]
 Size = Annotated[int, BeforeValidator(to_bytes)]
 File = Annotated[Path, AfterValidator(_expand)]
 Url = Annotated[
@@ -243,6 +244,35 @@ class Settings(BaseModel):
     registry_timeout: Positive = 120.0
     """How long a registry that does not answer is asked again before the command is refused. The default outlives a
     restart of the registry."""
+
+    registry_callback: bool = False
+    """Whether WPK_REGISTRY_URL is told how executions ended: docs/notifications.md."""
+
+    alerts: bool = False
+    """Whether this agent sends the alerts of packages (`spec.monitoring.alerts`) that the policy allows:
+    docs/notifications.md. Off by default: a package would choose where the agent writes to."""
+    notify_slack: str | None = None
+    """Slack webhook that is told of all executions of these topics; may hold `${secrets.NAME}`."""
+    notify_webhook: str | None = None
+    """URL that is told of them by POST; may hold `${secrets.NAME}`."""
+    notify_webhook_secret: str | None = None
+    """What those messages are signed with, written `${secrets.NAME}`."""
+    notify_email: Items = ()
+    """Who is told of them by mail, by commas."""
+    notify_on: Annotated[Literal["failure", "all"], BeforeValidator(_lower)] = "failure"
+    """Of which ends: those that are no success, or all."""
+    notify_timeout: Positive = 3600.0
+    """How long one notice is tried again before it is given up, which the log and the metrics say."""
+    smtp_server: Annotated[str, _shape(_SERVER, "write host:port")] | None = None
+    """The mail server, `host:port`; without it no mail is sent."""
+    smtp_security: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
+    """starttls: encrypted after a greeting, as on port 587; tls: from the beginning, as on 465; none: in the open."""
+    smtp_username: str | None = None
+    """Who the agent is for the mail server, where that asks."""
+    smtp_password: SecretStr | None = None
+    """The password of WPK_SMTP_USERNAME; never shown."""
+    smtp_sender: str = "wpk-agent@localhost"
+    """The address that mails come from."""
 
     kubeconfig: str | None = None
     """How to reach the cluster: one file, or several by `:`. Without it, the pod's account or ~/.kube/config."""

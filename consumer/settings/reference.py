@@ -30,6 +30,7 @@ _GROUPS = {
     "topic_prefix": "Topics and ownership",
     "agent_name": "The agent and its limits",
     "sandbox": "Security",
+    "alerts": "Notices",
     "kubeconfig": "Other services",
     "prometheus_port": "Watching the agent",
 }

@@ -115,6 +115,9 @@ class Metrics:
         self._recoveries = counter(
             "wpk_recoveries_total", "Writes that failed, whose outcome was found out and that were made good."
         )
+        self._notices = counter(
+            "wpk_notices_total", "Notices of ends of executions, by how their delivery ended.", "type", "outcome"
+        )
         self._sandbox = gauge("wpk_sandbox_info", "The sandbox of shell steps; 1 for the one in use.", "sandbox")
         for command in _COMMANDS:  # a rate needs the zero before the one
             for outcome in _OUTCOMES:
@@ -213,6 +216,10 @@ class Metrics:
     def hung(self, part: Literal["member", "partition"]) -> None:
         """The agent's place in the group, or a partition's owner, made no progress and was begun again."""
         self._hangs.labels(part).inc()
+
+    def notice(self, kind: str, outcome: str) -> None:
+        """A notice was sent, refused by a rule of the agent, or given up."""
+        self._notices.labels(kind, outcome).inc()
 
     def sandbox(self, kind: str) -> None:
         """Which sandbox shell steps get."""

@@ -434,6 +434,7 @@ def result_fields(state: ExecutionState, now: datetime) -> dict[str, object]:
         "duration": max(0.0, round((now - begin).total_seconds(), 3)) if begin else None,
         "steps": reports,
         "wpk_digest": state.wpk_digest,
+        "alerts": state.alerts or None,
         "requested_by": state.requested_by,
         "approved_by": state.approved_by,
         "total_steps": state.total_steps,

@@ -142,8 +142,13 @@ def _notes(package: WorkflowPackage) -> Iterator[Problem]:
             "spec.safety.dry_run_required",
             "a run must name its dry run (dry_run_id), unless the agent's policy is open",
         )
-    if spec.monitoring.alerts:
-        yield _note("spec.monitoring.alerts", "alerts are not sent by this agent; subscribe to the results topic")
+    for index, alert in enumerate(spec.monitoring.alerts):
+        path = f"spec.monitoring.alerts[{index}]"
+        if not (alert.recipients if alert.type == "email" else alert.webhook or alert.url):
+            needed = "recipients" if alert.type == "email" else "webhook" if alert.type == "slack" else "url"
+            yield _note(path, f"never sent: it has no {needed}")
+        if not (alert.on_failure or alert.on_success):
+            yield _note(path, "never sent: neither on_failure nor on_success is true")
     if spec.runtime.type == "docker":
         yield _note("spec.runtime.type", "docker is not checked: shell steps run in the agent's own sandbox")
 

@@ -267,7 +267,7 @@ def test_what_the_agent_does_not_do_is_said_as_a_warning() -> None:
     assert {problem.path for problem in found.warnings} == {
         "x-extra",
         "spec.safety.dry_run_required",
-        "spec.monitoring.alerts",
+        "spec.monitoring.alerts[0]",
         "metadata",
     }
 

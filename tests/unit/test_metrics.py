@@ -68,6 +68,7 @@ def fill(metrics: Metrics) -> None:
     metrics.owned_partitions(3)
     metrics.committed(0.01)
     metrics.recovered()
+    metrics.notice("slack", "sent")
     metrics.consumer_lag("wpk.commands.execute", 3, 5)
     metrics.loop_lag(0.1)
     metrics.sandbox("bubblewrap")
@@ -95,6 +96,7 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "wpk_sandbox_info": ("gauge", {"sandbox"}),
         "wpk_agent_stage": ("gauge", {"stage"}),
         "wpk_recoveries_total": ("counter", set()),
+        "wpk_notices_total": ("counter", {"type", "outcome"}),
         "wpk_hangs_total": ("counter", {"part"}),
     }
 
