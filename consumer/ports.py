@@ -82,6 +82,8 @@ class StepContext:
     """The record an earlier attempt of this step captured, if any."""
     originals: Mapping[str, JsonObject] = field(default_factory=dict)
     """In the rollback phase: what the run's steps captured, by step (for `replicas: original` and the like)."""
+    shows_secret: Callable[[JsonValue], bool] = lambda value: False
+    """Whether a secret of the execution can be read in the value: a record that does must be sealed to be captured."""
 
     @property
     def idempotency_key(self) -> str:

@@ -19,11 +19,11 @@ from consumer.engine.execution import Execution
 from consumer.engine.logs import StepLog
 from consumer.engine.planned import planned
 from consumer.engine.prepare import Prepared
+from consumer.engine.revealed import Revealed
 from consumer.engine.services import Services
 from consumer.engine.strays import LeftBehind, TooLong
 from consumer.engine.trim import clip, plain, plain_text, trim
 from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
-from consumer.policy.redact import Redactor
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
 from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
@@ -71,8 +71,7 @@ class StepRunner:
         self._execution = execution
         self._services = services
         self._prepared = prepared
-        self._redactor = Redactor(())
-        self._revealed: dict[str, str] = {}
+        self._secrets = Revealed(prepared.package, services)
         spec = prepared.package.spec
         self._message_limit = min(_MAX_MESSAGE, _MAX_MESSAGES // (len(spec.handlers) + len(spec.rollback.handlers)))
 
@@ -143,17 +142,9 @@ class StepRunner:
             workflow=state.workflow_name or self.package.metadata.name,
             attempt=attempt,
             outputs=outputs,
-            secrets=self._revealed.get,
+            secrets=self._secrets.latest.get,
             environment=self._services.environment,
         )
-
-    async def _reveal(self, handler: Handler) -> None:
-        """Fetches the secrets that the step names, and has them masked from then on."""
-        named = values.secret_names(handler.config) - self._revealed.keys()
-        if not named:
-            return
-        self._revealed.update(await self._services.secrets(named))
-        self._redactor = Redactor(self._revealed.values())
 
     def _adapter(self, handler: Handler) -> Adapter:
         adapter = self._services.adapters.get(handler.type)
@@ -175,8 +166,9 @@ class StepRunner:
         """What the step would do; a secret that can't be had is the attempt's own matter, which says so."""
         try:
             with contextlib.suppress(StepError):
-                await self._reveal(handler)
-            scope = replace(self._scope(phase, attempt=1), secrets=lambda name: self._revealed.get(name, _UNREVEALED))
+                await self._secrets.complete(handler)
+            known = self._secrets.latest
+            scope = replace(self._scope(phase, attempt=1), secrets=lambda name: known.get(name, _UNREVEALED))
             return self._adapter(handler).prepare(dict(handler.config), scope)
         except (StepError, ConfigError):
             return None
@@ -219,10 +211,10 @@ class StepRunner:
 
     def _mask(self, text: str) -> str:
         """By the secrets that are known at the time of the call."""
-        return self._redactor.mask(plain_text(text))
+        return self._secrets.redactor.mask(plain_text(text))
 
     def _message(self, text: str) -> str:
-        return clip(self._mask(text), self._message_limit)
+        return clip(self._secrets.redactor.mask_error(plain_text(text)), self._message_limit)
 
     def _log_crash(self, handler: Handler, error: Exception) -> None:
         trace = "".join(traceback.format_exception(error))
@@ -231,10 +223,10 @@ class StepRunner:
         )
 
     def _planned(self, plan: Plan, handler: Handler, context: StepContext) -> JsonObject:
-        return planned(plan, handler, context, self._redactor, self._services.limits.max_output_bytes)
+        return planned(plan, handler, context, self._secrets.redactor, self._services.limits.max_output_bytes)
 
     def _fit(self, output: JsonObject | None) -> JsonValue:
-        return trim(self._redactor.mask_json(plain(output)), self._services.limits.max_output_bytes)
+        return trim(self._secrets.redactor.mask_json(plain(output)), self._services.limits.max_output_bytes)
 
     def _failed(self, error: StepError) -> Failed:
         failure = error.failure()
@@ -262,6 +254,7 @@ class StepRunner:
             requested_by=_requester(state, attempt.phase),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
             originals=state.undo if attempt.phase == "rollback" else {},
+            shows_secret=self._secrets.shows,
         )
 
     def _capture(self, attempt: Attempt, log: StepLog) -> Callable[[JsonObject, str], Awaitable[None]]:
@@ -276,6 +269,12 @@ class StepRunner:
                 raise PermanentError(
                     f"what is needed to undo this has more than {_MAX_UNDO} bytes; nothing was changed",
                     code="undo_too_large",
+                )
+            if self._secrets.shows(record):
+                raise PermanentError(
+                    f'what is needed to undo this shows a secret, and the adapter "{handler.type}" does not seal it; '
+                    "nothing was changed",
+                    code="undo_shows_secret",
                 )
             execution.stage(
                 events.StepCaptured(
@@ -294,6 +293,7 @@ class StepRunner:
     async def _attempt(self, attempt: Attempt, context: StepContext) -> JsonObject:
         handler = attempt.handler
         adapter = self._adapter(handler)
+        await self._secrets.recall(self._execution.state)
         record = self._execution.state.undo.get(handler.name)
         if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
             limit = handler.timeout or self._services.limits.step_timeout
@@ -302,7 +302,7 @@ class StepRunner:
                 return self._planned(plan, handler, context)
             await self._may_act()
             return await self._timed(adapter.undo(record, context), limit, handler)
-        await self._reveal(handler)
+        await self._secrets.fetch(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
             permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services, final=False)

@@ -35,7 +35,7 @@ class SecretStore:
 
     def mask(self, text: str) -> str:
         """The text without the values that were loaded so far: for the agent's own log."""
-        return self._redactor.mask(text)
+        return self._redactor.mask_error(text)
 
     def get(self, name: str) -> str | None:
         """The value, the environment's before the file's; None where there is none or it is empty. May read a file."""

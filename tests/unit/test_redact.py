@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -111,3 +113,69 @@ def test_a_masked_text_is_masked_for_good(values: list[str], text: str) -> None:
     redactor = Redactor(values)
     once = redactor.mask(text + "".join(values))
     assert not any(value in once for value in values if "*" not in value)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(quote(SECRET, safe="").lower(), id="in a URL, small letters"),
+        pytest.param(json.dumps(json.dumps(SECRET))[3:-3], id="in a JSON text inside of a JSON text"),
+        pytest.param(SECRET.replace('"', '\\"').replace("/", "\\/"), id="in JSON with escaped slashes"),
+        pytest.param(html.escape(SECRET), id="in HTML"),
+        pytest.param(SECRET.replace('"', "&#34;"), id="in HTML as Go writes it"),
+        pytest.param(SECRET.encode().hex(), id="in hex"),
+    ],
+)
+def test_a_value_written_for_another_reader_is_masked(form: str) -> None:
+    assert Redactor([SECRET]).mask(f"before {form} after") == f"before {MASK} after"
+
+
+def test_what_gos_json_escapes_is_masked() -> None:
+    assert Redactor(["a<b>&cdef"]).mask(r"x a\u003cb\u003e\u0026cdef y") == f"x {MASK} y"
+
+
+def test_a_shells_trace_of_a_value_with_quotes_is_masked() -> None:
+    redactor = Redactor(["it's hidden"])
+    assert redactor.mask("+ : 'it'\"'\"'s hidden'") == f"+ : '{MASK}'"
+    assert redactor.mask("+ : 'it'\\''s hidden'") == f"+ : '{MASK}'"
+
+
+@pytest.mark.parametrize("width", [64, 76])
+def test_each_line_of_a_long_values_base64_is_masked(width: int) -> None:
+    secret = "".join(f"{number}x" for number in range(80))
+    encoded = base64.b64encode(secret.encode()).decode()
+    for start in range(0, len(encoded) - 8, width):
+        assert Redactor([secret]).mask(encoded[start : start + width]) == MASK
+
+
+@pytest.mark.parametrize("kept", range(4, 16))
+def test_the_beginning_of_a_value_before_a_cut_is_masked(kept: int) -> None:
+    secret = "0123456789abcdef"
+    assert Redactor([secret]).mask(f"said {secret[:kept]}… (cut)") == f"said {MASK}… (cut)"
+    assert Redactor([secret]).mask(f"said {secret[:kept]} … [line cut]") == f"said {MASK} … [line cut]"
+
+
+@pytest.mark.parametrize("kept", range(4, 16))
+def test_the_end_of_a_value_behind_a_cut_is_masked(kept: int) -> None:
+    secret = "0123456789abcdef"
+    text = f"a\n… [9 bytes left out] …\n{secret[-kept:]} b"
+    assert Redactor([secret]).mask(text) == f"a\n… [9 bytes left out] …\n{MASK} b"
+
+
+def test_the_end_of_a_long_text_counts_as_a_cut() -> None:
+    assert Redactor(["hunter2hunter2"]).mask("x" * 2000 + "hunter2h") == "x" * 2000 + MASK
+    assert Redactor(["hunter2hunter2"]).mask("the hunter2h") == "the hunter2h", "a short text was not cut"
+
+
+def test_half_a_value_is_masked_in_an_error_and_left_in_what_others_go_on_with() -> None:
+    redactor = Redactor(["production-password"])
+    assert redactor.mask_error('"production-pas" is no name') == f'"{MASK}" is no name'
+    assert redactor.mask_error('"product" is no name') == '"product" is no name'
+    assert redactor.mask_json("production-pas") == "production-pas"
+
+
+def test_a_text_full_of_cuts_costs_little() -> None:
+    secret = "abcd" * 200
+    began = time.process_time()
+    Redactor([secret]).mask("abcd…" * 20_000)
+    assert time.process_time() - began < 5, "the work must not grow with cuts, forms and lengths all at once"

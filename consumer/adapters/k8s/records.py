@@ -54,7 +54,7 @@ async def keep(
         return await sealing.opened(cluster, step.captured)
     full: JsonObject = {**record, "on_foreign_change": policy.on_foreign_change}
     size = len(orjson.dumps(full))
-    hidden = private or holds_secret(full)
+    hidden = private or holds_secret(full) or step.shows_secret(full)
     if size * (4 / 3 if hidden else 1) > _MAX_BYTES:
         raise PermanentError(
             f"to undo this, {size} bytes of what was there before would have to be kept, and at most {_MAX_BYTES} can "

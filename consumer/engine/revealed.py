@@ -1,0 +1,76 @@
+"""The secrets of one execution: fetched anew for each attempt, and masked from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+from pydantic import JsonValue
+
+from consumer.engine.services import Services
+from consumer.errors import StepError
+from consumer.policy.redact import Redactor
+from consumer.workflow import values
+from schemas.execution import ExecutionState, StepStatus
+from schemas.wpk import Handler, WorkflowPackage
+
+_log = structlog.get_logger(__name__)
+
+
+class Revealed:
+    """What was fetched, and the redactor that knows every value of it: also those that have been rotated since."""
+
+    def __init__(self, package: WorkflowPackage, services: Services) -> None:
+        self._services = services
+        self._handlers = {"run": package.spec.handlers, "rollback": package.spec.rollback.handlers}
+        self._known: frozenset[str] = frozenset()
+        self._recalled = False
+        self.redactor = Redactor(())
+        self.latest: dict[str, str] = {}
+        """The newest value of each name."""
+
+    async def fetch(self, handler: Handler) -> None:
+        """Takes the values that the step names now. Raises StepError where one is there but can't be had."""
+        await self._fetch(values.secret_names(handler.config))
+
+    async def complete(self, handler: Handler) -> None:
+        """Fetches only what was not fetched before. Raises StepError."""
+        await self._fetch(values.secret_names(handler.config) - self.latest.keys())
+
+    async def recall(self, state: ExecutionState) -> None:
+        """Has what a former owner's steps used masked here as well; what can't be had any more does not stop the run.
+
+        What these steps left behind (in a file, in the cluster, at a server) may come back in what later ones say.
+        """
+        if self._recalled:
+            return
+        self._recalled = True
+        begun = [
+            handler
+            for phase, steps in (("run", state.steps), ("rollback", state.rollback_steps))
+            for handler in self._handlers[phase]
+            if handler.name in steps and steps[handler.name].status is not StepStatus.PENDING
+        ]
+        for handler in begun:
+            try:
+                await self.complete(handler)
+            except StepError as error:
+                _log.warning(
+                    "secrets.not_recalled", execution=state.execution_id, step=handler.name, problem=str(error)
+                )
+
+    def shows(self, value: JsonValue) -> bool:
+        """Whether a secret can be read in the value."""
+        return self.redactor.mask_json(value) != value
+
+    async def _fetch(self, names: Iterable[str]) -> None:
+        named = frozenset(names)
+        if not named:
+            return
+        found = await self._services.secrets(named)
+        for name in named - found.keys():
+            self.latest.pop(name, None)  # it was taken away since
+        self.latest.update(found)
+        if not self._known.issuperset(found.values()):
+            self._known |= frozenset(found.values())
+            self.redactor = Redactor(self._known)

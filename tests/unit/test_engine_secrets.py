@@ -1,0 +1,62 @@
+"""Secrets in the engine: fetched for each attempt, and masked for as long as the execution lives, whoever owns it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.events import Status
+from tests.support.engine_house import house, package, probe_module, step
+
+pytestmark = pytest.mark.timeout(180)
+SECRET = "0123-hidden-4567"
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return probe_module(monkeypatch)
+
+
+async def test_what_a_former_owners_steps_used_is_masked_by_the_next_owner(probe: Any) -> None:
+    wpk = package(
+        step("a", {"lines": ["${secrets.TOKEN}"]}), step("b", {"wait": True, "repeatable": True, "lines": [SECRET]})
+    )
+    async with house(probe, secrets={"TOKEN": SECRET}) as h:
+        await h.execute(wpk)
+        await h.runs("b")
+        await h.move()
+        probe.seen["e1"].release["b"].set()
+        state = await h.over()
+
+    assert state.status is Status.COMPLETED
+    assert set(h.lines(stream="stdout")) == {"***"}
+
+
+async def test_a_secret_that_changed_is_the_new_one_from_the_next_step_on_and_both_are_masked(probe: Any) -> None:
+    values = {"TOKEN": SECRET}
+    wpk = package(
+        step("a", {"wait": True, "lines": ["${secrets.TOKEN}"]}),
+        step("b", {"output": "${secrets.TOKEN}", "lines": [SECRET, "another-value"]}),
+    )
+    async with house(probe, secrets=values) as h:
+        await h.execute(wpk)
+        await h.runs("a")
+        values["TOKEN"] = "another-value"
+        probe.seen["e1"].release["a"].set()
+        await h.over()
+
+    assert h.lines(stream="stdout") == ["***", "***", "***"]
+    assert h.kept().steps["b"].output == {"value": "***"}
+
+
+async def test_what_an_undo_needs_is_not_kept_where_it_shows_a_secret_and_nothing_is_changed(probe: Any) -> None:
+    wpk = package(step("a", {"capture": "it was ${secrets.TOKEN}"}))
+    async with house(probe, secrets={"TOKEN": SECRET}) as h:
+        await h.execute(wpk)
+        state = await h.over()
+
+    assert state.error is not None
+    assert state.error.type == "undo_shows_secret"
+    assert probe.seen["e1"].effects == []
+    assert SECRET.encode() not in b"".join(h.log.state().values())
