@@ -37,7 +37,7 @@ class Revealed:
         """Fetches only what was not fetched before. Raises StepError."""
         await self._fetch(values.secret_names(handler.config) - self.latest.keys())
 
-    async def recall(self, state: ExecutionState) -> None:
+    async def recall(self, state: ExecutionState, current: Handler) -> None:
         """Has what a former owner's steps used masked here as well; what can't be had any more does not stop the run.
 
         What these steps left behind (in a file, in the cluster, at a server) may come back in what later ones say.
@@ -49,7 +49,7 @@ class Revealed:
             handler
             for phase, steps in (("run", state.steps), ("rollback", state.rollback_steps))
             for handler in self._handlers[phase]
-            if handler.name in steps and steps[handler.name].status is not StepStatus.PENDING
+            if handler != current and handler.name in steps and steps[handler.name].status is not StepStatus.PENDING
         ]
         for handler in begun:
             try:

@@ -293,7 +293,7 @@ class StepRunner:
     async def _attempt(self, attempt: Attempt, context: StepContext) -> JsonObject:
         handler = attempt.handler
         adapter = self._adapter(handler)
-        await self._secrets.recall(self._execution.state)
+        await self._secrets.recall(self._execution.state, handler)
         record = self._execution.state.undo.get(handler.name)
         if attempt.phase == "rollback" and record is not None and not self.package.spec.rollback.handlers:
             limit = handler.timeout or self._services.limits.step_timeout

@@ -12,7 +12,7 @@ import pytest
 
 from consumer.engine import runner
 from consumer.engine.incoming import Incoming, Unreadable
-from consumer.engine.step import StepRunner
+from consumer.engine.revealed import Revealed
 from consumer.errors import OwnershipLost, TemporaryError
 from consumer.ports import CommandTopic, Record, Topic
 from consumer.workflow.attempts import MAX_INTERRUPTIONS
@@ -236,14 +236,11 @@ async def test_a_step_that_turns_out_not_to_be_repeatable_once_its_secret_is_kno
     async with house(probe, secrets=secrets) as h:
         await h.execute(package(step("a", {"wait": True, "output": "${secrets.KEY}"})))
         await eventually(lambda: probe.seen["e1"].effects == ["run a 1"], timeout=PATIENCE)
-        reveal, known = StepRunner._reveal, []
 
-        async def too_late(self: StepRunner, handler: Any) -> None:
-            known.append(handler.name)
-            if len(known) > 1:
-                await reveal(self, handler)
+        async def not_yet(self: Revealed, handler: Any) -> None:
+            """When it is asked of what kind the step is, the secret is not known."""
 
-        monkeypatch.setattr(StepRunner, "_reveal", too_late)
+        monkeypatch.setattr(Revealed, "complete", not_yet)
         await h.move()
         state = await h.over()
     assert [each for each in probe.seen["e1"].effects if each.startswith("run ")] == ["run a 1"]
