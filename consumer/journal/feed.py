@@ -121,6 +121,7 @@ async def open_feed(
     finally:
         try:
             async with asyncio.timeout(_STOP_SECONDS):
+                await asyncio.sleep(0)  # a task of the consumer that has not begun yet would make its stop raise
                 with contextlib.suppress(KafkaError):
                     await feed.commit()
                 await consumer.stop()

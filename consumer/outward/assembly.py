@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 
 from consumer.adapters.api.guard import AddressGuard
 from consumer.adapters.api.transport import Transport
+from consumer.adapters.api.urls import parse_url
 from consumer.clock import SystemClock
 from consumer.errors import SettingsError
 from consumer.journal.connection import KafkaConnection
@@ -18,6 +19,7 @@ from consumer.outward.sending import Sender
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Topic
 from consumer.settings import Settings
+from consumer.settings.model import variable
 from consumer.telemetry.metrics import Metrics
 from consumer.workflow import values
 from schemas.events import PlannedAlert
@@ -60,6 +62,8 @@ def notifier_of(
 
 def own_alerts(settings: Settings) -> tuple[PlannedAlert, ...]:
     """The agent's own alerts. Raises SettingsError where they contradict each other."""
+    for field in ("notify_slack", "notify_webhook"):
+        _check_address(variable(field), getattr(settings, field))
     good = settings.notify_on == "all"
     found = []
     if settings.notify_slack:
@@ -77,6 +81,16 @@ def own_alerts(settings: Settings) -> tuple[PlannedAlert, ...]:
         to = (f"{values.escape(settings.registry_url)}/executions",)
         found.append(PlannedAlert(type="registry", to=to, on_failure=True, on_success=True))
     return tuple(found)
+
+
+def _check_address(name: str, address: str | None) -> None:
+    """What can be known of it before its secrets are."""
+    if address is None or "${" in address:
+        return
+    try:
+        parse_url(address)
+    except ValueError as error:
+        raise SettingsError(f"{name} {error}") from error
 
 
 def _mail(settings: Settings) -> MailServer | None:

@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
 
 from consumer.errors import SettingsError
+from consumer.journal.connection import KafkaConnection
+from consumer.journal.feed import open_feed
 from consumer.outward import notifier
 from consumer.outward.assembly import own_alerts
 from consumer.settings import Settings
@@ -179,3 +182,38 @@ def test_settings_that_contradict_each_other_end_the_start() -> None:
         own_alerts(Settings(notify_email=("a@example.com",)))
     with pytest.raises(SettingsError, match="WPK_REGISTRY_URL"):
         own_alerts(Settings(registry_callback=True))
+    with pytest.raises(SettingsError, match="WPK_NOTIFY_SLACK has the scheme"):
+        own_alerts(Settings(notify_slack="ftp://hooks.example.com"))
+
+
+async def test_what_was_given_out_and_is_not_done_is_given_out_again(apache_kafka: KafkaBroker, prefix: str) -> None:
+    config = agents.settings(apache_kafka, prefix, partitions=1)
+    await agents.create_topics(config)
+    topic = f"{prefix}.events.results"
+    producer = AIOKafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
+    await producer.start()
+    for number in range(4):
+        await producer.send_and_wait(topic, b"%d" % number, partition=0)
+    await producer.stop()
+    connection = KafkaConnection.of(config, client_id="test")
+
+    async def read(done: set[bytes]) -> list[bytes]:
+        """What one reader is given, which then says that some of it is done, and is gone."""
+        came: list[bytes] = []
+        reading = open_feed(connection, topic, f"{prefix}-g", lambda lost: None, fetch_wait_ms=50, session_timeout=6)
+        async with reading as feed:
+
+            async def look() -> bool:
+                for place, value, _ in await feed.poll(more=True):
+                    came.append(value)
+                    if value in done:
+                        feed.done(place)
+                return b"3" in came
+
+            await eventually(look, timeout=PATIENCE)
+            await feed.commit()
+        return came
+
+    assert await read({b"0", b"2"}) == [b"0", b"1", b"2", b"3"]
+    assert await read({b"1", b"2"}) == [b"1", b"2", b"3"]
+    assert await read({b"3"}) == [b"3"]
