@@ -11,9 +11,9 @@ from aiokafka.partitioner import murmur2
 
 from consumer.client.errors import ClientError, Refused, Unreachable
 from consumer.errors import AgentError, KafkaRefused, SettingsError
-from consumer.journal import authorized, diagnosis
+from consumer.journal import authorized, diagnosis, rights
 from consumer.journal.authorized import Forbidden
-from consumer.journal.connection import KafkaConnection
+from consumer.journal.connection import KafkaConnection, explain
 
 _SIGN = 0x7FFFFFFF
 
@@ -64,13 +64,19 @@ async def reaching(connection: KafkaConnection) -> AsyncIterator[None]:
 
 @contextmanager
 def telling_unreachable(connection: KafkaConnection) -> Iterator[None]:
-    """Tells a broker that does not answer from wrong settings, where the journal says both by a SettingsError."""
+    """Tells a broker that does not answer from wrong settings, where the journal says both by a SettingsError.
+
+    A KafkaError becomes a sentence too.
+    """
     try:
         yield
     except SettingsError as error:
         if not isinstance(error.__cause__, errors.KafkaError):
             raise
         raise _told(connection, error) from error.__cause__
+    except errors.KafkaError as error:  # it ended an agent that worked
+        refusal = rights.refusal(connection, error)
+        raise _told(connection, KafkaRefused(refusal) if refusal else SettingsError(explain(error))) from error
 
 
 def _told(connection: KafkaConnection, failure: SettingsError) -> AgentError:

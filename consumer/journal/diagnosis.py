@@ -19,7 +19,6 @@ from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
-from cryptography import x509
 
 from consumer.errors import KafkaRefused, SettingsError
 from consumer.journal import rights, tokens
@@ -32,6 +31,17 @@ _MAX_TEXT = 200
 _EXPIRED, _NOT_YET_VALID, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
 #: Parts of the names of TLS alerts by which a server refuses a client's certificate, or the want of one.
 _ABOUT_CERTIFICATES = ("certificate", "unknown ca", "handshake failure")
+
+
+#: Somebody was there, and ended the connection.
+_CLOSED = (
+    ssl.SSLError,
+    EOFError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    errors.KafkaConnectionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,8 @@ class _Look:
                 return _Finding(str(cause), final=not cause.retriable)
             if (text := await self._refusal(cause)) is not None:
                 return _Finding(text, final=True)
-        if any(isinstance(each, ConnectionRefusedError) for each in chain(error)):
-            return _Finding(explain(error), final=False)
+        if not any(isinstance(each, _CLOSED) for each in chain(error)):
+            return _Finding(explain(error), final=False)  # nobody answered: a second look would only take longer
         # A handshake that just ends may be a proxy whose broker is away.
         failed = [each for each in chain(error) if isinstance(each, ssl.SSLError)]
         final = any(not isinstance(each, ssl.SSLEOFError | ssl.SSLZeroReturnError) for each in failed)
@@ -295,6 +305,8 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 def _ended(certfile: str) -> datetime | None:
     """When the client's certificate expired; None where it did not, or can't be read."""
+    from cryptography import x509  # noqa: PLC0415 - most commands do without it
+
     try:
         ends = x509.load_pem_x509_certificate(Path(certfile).read_bytes()).not_valid_after_utc
     except (OSError, ValueError):

@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
-from cryptography import x509
 
 from consumer.journal import authorized
 from consumer.journal.authorized import Forbidden, Operation
@@ -122,6 +121,8 @@ def principal(connection: KafkaConnection) -> str:
             return f"User:{getattr(connection.sasl_token, 'subject', None) or 'NAME'}"
         return f"User:{connection.sasl_username}"
     if connection.uses_tls and connection.ssl_certfile:
+        from cryptography import x509  # noqa: PLC0415 - for messages only
+
         try:
             certificate = x509.load_pem_x509_certificate(Path(connection.ssl_certfile).read_bytes())
             return f"User:{certificate.subject.rfc4514_string()}"

@@ -287,6 +287,20 @@ async def test_a_right_that_is_taken_away_ends_no_agent_and_nothing_is_lost(kafk
         assert (await client.result(sent.execution_id, timeout=agents.PATIENCE)).status == "completed"
 
 
+async def test_an_agent_that_loses_the_right_on_its_group_ends_and_says_so(kafka: SecuredKafka, prefix: str) -> None:
+    come = kafka.settings("PLAIN")
+    variables = processes.environment("", prefix, **{name.upper(): value for name, value in come.items()})
+    config = settings(kafka, prefix, group_id=variables["WPK_GROUP_ID"])
+    await agents.create_topics(config)
+    table = rights_of(config, "agent")
+    group = next(right for right in table if right.resource == "group")
+    allow(kafka, "agent", *table)
+    async with processes.agent({**variables, "WPK_PARTITIONS": "1"}) as running:
+        forbid(kafka, "agent", group)
+        assert await running.ended() == 2
+        assert group.command("User:agent") in running.output.splitlines()[-1]
+
+
 # --- what is wrong --------------------------------------------------------------------------------------------------
 
 

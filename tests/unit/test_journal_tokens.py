@@ -7,6 +7,8 @@ import base64
 import json
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,10 +17,12 @@ import trustme
 from aiokafka.conn import OAuthAuthenticator
 from aiokafka.errors import SaslAuthenticationFailed
 
-from consumer.journal import tokens
-from consumer.journal.tokens import ClientCredentials, TokenError, TokenFile, TokenRefused, TokenUnavailable
+from consumer.journal import token_endpoint, tokens
+from consumer.journal.token_endpoint import ClientCredentials
+from consumer.journal.tokens import TokenError, TokenFile, TokenRefused, TokenUnavailable
 from tests.support.http_server import Exchange, Server, serve
 
+ROOT = Path(__file__).parents[2]
 SECRET = "s3cret/with: every+thing"
 
 
@@ -90,7 +94,7 @@ async def test_a_token_of_an_untold_lifetime_is_asked_for_anew_soon(endpoint: Se
     clock = Clock()
     source = credentials(endpoint, clock)
     await source()
-    clock.now += tokens.UNTOLD_LIFETIME
+    clock.now += token_endpoint.UNTOLD_LIFETIME
     assert await source() == "token-2"
 
 
@@ -114,7 +118,7 @@ async def test_an_endpoint_that_fails_is_not_asked_by_every_connection(endpoint:
     results = await asyncio.gather(*(source() for _ in range(20)), return_exceptions=True)
     assert all(isinstance(each, TokenUnavailable) for each in results)
     assert len(endpoint.requests) == 1
-    clock.now += tokens.FAILED_PAUSE
+    clock.now += token_endpoint.FAILED_PAUSE
     gives(endpoint)
     assert await source() == "token-1"
 
@@ -156,7 +160,7 @@ async def test_an_endpoint_that_is_not_there_may_come() -> None:
 
 
 async def test_an_endpoint_that_does_not_answer_is_given_up(endpoint: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "ENDPOINT_SECONDS", 0.05)
+    monkeypatch.setattr(token_endpoint, "ENDPOINT_SECONDS", 0.05)
     source = ClientCredentials(url=endpoint.url("/silent"), client_id="a", client_secret="b")
     with pytest.raises(TokenUnavailable, match=r"does not answer within 0\.05 s"):
         await source()
@@ -230,3 +234,9 @@ async def test_a_token_that_is_taken_ends_the_exchange() -> None:
     exchange = OAuthAuthenticator(sasl_oauth_token_provider=Given())
     await exchange.step(None)
     assert await exchange.step(b"") is None
+
+
+def test_who_has_no_use_for_an_endpoint_does_not_wait_for_an_http_client_to_be_imported() -> None:
+    code = "import sys, consumer.client; print(sorted({'httpx', 'cryptography.x509'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
