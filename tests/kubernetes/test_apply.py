@@ -234,3 +234,39 @@ async def test_a_manifest_that_can_not_be_applied_is_refused_before_anything_run
     with pytest.raises(ConfigError, match=told):
         await steps.run(config)
     assert any(told in problem.message for problem in steps.adapter.check(config, FixedScope()))
+
+
+@pytest.mark.parametrize("change", ["patch", "apply by force", "label"])
+async def test_after_an_undo_fields_belong_to_who_owned_them_before(space: Space, steps: Steps, change: str) -> None:
+    owned: Object = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "it", "labels": {"tier": "gold"}},
+        "data": {"a": "1", "b": "2"},
+    }
+
+    async def deploys(**data: str) -> None:
+        """The owner's own server-side apply, which has a conflict where somebody else owns what it changes."""
+        item = {**owned, "data": {**owned["data"], **data}}
+        flags = ("--server-side", "--field-manager=deployer", "--namespace", space.name)
+        await space.kubectl("apply", *flags, "-f", "-", stdin=json.dumps(item))
+
+    async def managers() -> list[Object]:
+        item = await space.kubectl.json("get", "configmap/it", "--show-managed-fields", "--namespace", space.name)
+        return [{**entry, "time": None} for entry in item["metadata"]["managedFields"]]
+
+    await deploys()
+    before = await managers()
+    manifest: JsonObject = {**owned, "metadata": {"name": "it"}, "data": {"a": "7"}}
+    configs: dict[str, JsonObject] = {
+        "patch": {"action": "patch", "name": "configmap/it", "data": {"data": {"a": "7", "c": "8"}}},
+        "apply by force": {"action": "apply", "manifest": manifest, "force": True},
+        "label": {"action": "label", "name": "configmap/it", "labels": {"tier": "tin"}},
+    }
+    await steps.run(configs[change])
+    assert [entry["manager"] for entry in await managers()] == ["deployer", "wpk-agent"]
+    await steps.undo()
+    assert await managers() == before
+    await steps.undo()
+    assert await managers() == before
+    await deploys(a="9")

@@ -85,3 +85,27 @@ def test_what_is_ours_by_apply_is_given_up_unless_nobody_else_owns_anything() ->
     assert isinstance(patched, dict)
     assert [each["manager"] for each in owners.entries(patched)] == ["ann"]
     assert owners.given_up(item(ours)) == []
+
+
+def test_fields_go_back_to_who_owned_them_and_what_was_ours_before_stays_ours() -> None:
+    ours: JsonObject = {"f:spec": {"f:replicas": {}}}
+    theirs: JsonObject = {"f:spec": {"f:containers": {'k:{"name":"main"}': {".": {}, "f:image": {}, "f:args": {}}}}}
+    image: JsonObject = {"f:spec": {"f:containers": {'k:{"name":"main"}': {"f:image": {}}}}}
+    left: JsonObject = {"f:spec": {"f:containers": {'k:{"name":"main"}': {".": {}, "f:args": {}}}}}
+    both: JsonObject = {"f:spec": {**ours["f:spec"], **image["f:spec"]}}  # type: ignore[dict-item]
+    deployer, agent = entry("deployer", theirs, "Apply"), entry("wpk-agent", ours)
+    now = item(entry("deployer", left, "Apply"), entry("wpk-agent", both))
+    after = json_patch(now, owners.returned(now, [deployer, agent]))
+    assert owners.entries(after) == [deployer, agent]
+    assert owners.returned(after, [deployer, agent]) == []
+
+
+def test_an_owner_who_has_nothing_left_comes_back_and_we_go() -> None:
+    deployer = entry("deployer", MAIN, "Apply")
+    now = item(entry("wpk-agent", MAIN))
+    assert owners.entries(json_patch(now, owners.returned(now, [deployer]))) == [deployer]
+
+
+def test_what_somebody_else_owns_now_is_not_taken_from_them() -> None:
+    now = item(entry("other", MAIN), entry("wpk-agent", {"f:spec": {"f:paused": {}}}))
+    assert owners.returned(now, [entry("deployer", MAIN, "Apply")]) == []

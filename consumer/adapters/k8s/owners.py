@@ -89,6 +89,73 @@ def given_back(item: JsonObject, before: JsonObject) -> list[JsonObject]:
     return operations
 
 
+def wishes(item: JsonObject) -> list[JsonObject]:
+    """What of managedFields an undo record keeps: who wanted which fields to be so."""
+    return [entry for entry in _wanting(item) if entry.get("manager") not in _CONTROLLERS]
+
+
+def returned(item: JsonObject, before: Sequence[JsonObject]) -> list[JsonObject]:
+    """The JSON patch by which fields belong again to those who owned them before, and not to us.
+
+    What we put back is ours by update, and the next server-side apply of its former owner would be in conflict with us.
+    Given back is only what we own now: so it is there. `before`: as `wishes` gave it. It must come after the values.
+    """
+    now = entries(item)
+    mine = next((index for index, entry in enumerate(now) if _key(entry) == _OURS), None)
+    held = now[mine].get("fieldsV1") if mine is not None else None
+    if mine is None or not isinstance(held, dict):
+        return []
+    operations: list[JsonObject] = []
+    kept = _both(held, next((entry.get("fieldsV1") for entry in before if _key(entry) == _OURS), None))
+    given: JsonObject = {}
+    for entry in before:
+        some = _both(held, entry.get("fieldsV1"))
+        if not some or entry.get("manager") == FIELD_MANAGER:
+            continue
+        given = _either(given, some)
+        index = next((place for place, other in enumerate(now) if _key(other) == _key(entry)), None)
+        if index is None:
+            operations.append({"op": "add", "path": "/metadata/managedFields/-", "value": {**entry, "fieldsV1": some}})
+        elif (merged := _either(now[index].get("fieldsV1"), some)) != now[index].get("fieldsV1"):
+            path = f"/metadata/managedFields/{index}/fieldsV1"
+            operations += [_guard(index, now[index]), {"op": "replace", "path": path, "value": merged}]
+    rest = _either(_without(held, given), kept)
+    if rest != held:
+        here = f"/metadata/managedFields/{mine}"
+        change: JsonObject = {"op": "replace", "path": f"{here}/fieldsV1", "value": rest}
+        operations += [_guard(mine, now[mine]), change if rest else {"op": "remove", "path": here}]
+    return operations
+
+
+def _key(entry: JsonObject) -> tuple[str, str, str]:
+    """What managedFields has one entry for, but for the API version."""
+    return str(entry.get("manager")), str(entry.get("operation")), str(entry.get("subresource") or "")
+
+
+#: What we change belongs to us so.
+_OURS = (FIELD_MANAGER, "Update", "")
+
+
+def _both(fields: JsonValue, others: JsonValue) -> JsonObject:
+    """The fields that are in both sets."""
+    found: JsonObject = {}
+    if not isinstance(fields, dict) or not isinstance(others, dict):
+        return found
+    for name in fields.keys() & others.keys():
+        inner = _both(fields[name], others[name])
+        if inner or (not fields[name] and not others[name]):
+            found[name] = inner
+    return found
+
+
+def _either(fields: JsonValue, others: JsonValue) -> JsonObject:
+    """The fields that are in one of the sets."""
+    found: JsonObject = dict(fields) if isinstance(fields, dict) else {}
+    for name, inner in others.items() if isinstance(others, dict) else ():
+        found[name] = _either(found.get(name), inner)
+    return found
+
+
 def _guard(index: int, entry: JsonObject) -> JsonObject:
     return {"op": "test", "path": f"/metadata/managedFields/{index}/fieldsV1", "value": entry.get("fieldsV1")}
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import orjson
 from pydantic import JsonValue
 
-from consumer.adapters.k8s import diff, kinds, sealing, targets
+from consumer.adapters.k8s import diff, kinds, owners, sealing, targets
 from consumer.adapters.k8s.client import Cluster
 from consumer.errors import PermanentError
 from consumer.ports import JsonObject, StepContext
@@ -109,6 +109,7 @@ def fields_record(
         "changes": made,
         "whole": whole,
         "subresource": subresource,
+        "managers": list[JsonValue](owners.wishes(item)),
         **(extra or {}),
     }
 

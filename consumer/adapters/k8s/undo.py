@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pydantic import JsonValue
 
 from consumer.adapters.k8s import diff, kinds, owners, sealing, targets
-from consumer.adapters.k8s.client import Cluster
+from consumer.adapters.k8s.client import FIELD_MANAGER, Cluster
 from consumer.adapters.k8s.records import CREATED_BY, about, annotation, changes_of, objects, ref_of, why_not
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -100,6 +100,8 @@ class Undo:
                 del self._not_restored[told:]
         if isinstance(owned := record.get("owned"), dict) and not self._dry_run:
             await self._own_again(ref, owned)
+        if (managers := objects(record.get("managers"))) and not self._dry_run:
+            await self._return(ref, managers)
         return str(ref)
 
     async def _put_back(self, ref: kinds.Ref, record: JsonObject) -> None:
@@ -128,6 +130,20 @@ class Undo:
         operations = owners.given_back(item, owned) if item is not None else []
         if operations:
             await self._cluster.patch(ref, list[JsonValue](operations), "json")
+
+    async def _return(self, ref: kinds.Ref, managers: Sequence[JsonObject]) -> None:
+        """Fields that were put back belong to those who owned them before; else their next apply would meet ours."""
+        for _ in range(_TRIES):
+            item = await self._cluster.find(ref)
+            operations = owners.returned(item, managers) if item is not None else []
+            if not operations:
+                return
+            try:
+                await self._cluster.patch(ref, list[JsonValue](operations), "json")
+            except (PermanentError, TemporaryError) as error:
+                if error.code not in ("invalid", "conflict"):  # else a guard failed: look again
+                    raise
+        self._not_restored.append(f"{ref}: fields that were put back still belong to {FIELD_MANAGER}")
 
     async def _apply(
         self, ref: kinds.Ref, item: JsonObject, operations: Sequence[JsonObject], record: JsonObject
