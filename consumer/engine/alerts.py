@@ -12,6 +12,7 @@ from secrets import token_hex
 
 from consumer.engine.permits import Permit
 from consumer.engine.services import Services
+from consumer.errors import StepError
 from consumer.policy.run import Decision, Step
 from consumer.ports import Facts
 from consumer.workflow import alerts, values
@@ -82,7 +83,10 @@ async def planned(state: ExecutionState, checked: Checked, permit: Permit, servi
         environment=services.environment,
     )
     named = values.secret_names([alert.model_dump(mode="json") for alert in wanted])
-    given = _Values(parameters=scope, secrets=await services.secrets(named))
+    try:
+        given = _Values(parameters=scope, secrets=await services.secrets(named))
+    except StepError as error:
+        return _with(permit, (), [Problem(path=_PATH, message=f"never sent: {error}", severity="warning")])
     sendable: list[PlannedAlert] = []
     problems: list[Problem] = []
     for index, alert in enumerate(wanted):
@@ -121,8 +125,12 @@ def _judge(plan: PlannedAlert, name: str, given: _Values, permit: Permit, servic
     used = values.secret_names([*plan.to, plan.secret])
     step = Step(name=name, adapter=adapter, facts=facts, secrets=used)
     verdict = services.policy.judge(permit.run, step, final=True)
-    if verdict.decision is not Decision.ALLOWED:
+    if verdict.decision is Decision.ALLOWED:
+        return
+    if not used:
         raise _Unsendable(verdict.message)
+    origin, names = services.policy.origin, ", ".join(sorted(used))  # the verdict names what the secrets hold
+    raise _Unsendable(f"{origin} does not allow alerts to where {names} leads, or to use that secret")
 
 
 def _facts(plan: PlannedAlert, given: _Values, services: Services) -> Iterator[Facts]:

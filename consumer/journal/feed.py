@@ -31,29 +31,37 @@ class Feed(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no 
         self._open: dict[int, dict[int, bool]] = {}
         """By partition, the records that were given out, in order, and whether each is done."""
         self._topic = ""
+        self._rebalances = 0
         self.consumer: AIOKafkaConsumer
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         """Says how far this reader came, and forgets the rest: the next one is given it."""
         with contextlib.suppress(KafkaError):
             await self.commit()
+        self._rebalances += 1
         self._on_lost([tp.partition for tp in revoked])
         self._open.clear()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         """Nothing to do."""
 
-    @property
-    def unfinished(self) -> int:
-        """How many records were given out and can't be committed yet."""
-        return sum(len(records) for records in self._open.values())
-
     async def poll(self, *, more: bool) -> list[tuple[Place, bytes, float]]:
         """What has come: place, value and time (seconds since 1970); with `more` false nothing, though it is polled."""
-        assigned = self.consumer.assignment()
+        assigned, before = self.consumer.assignment(), self._rebalances
         (self.consumer.resume if more else self.consumer.pause)(*assigned)
         batches = await self.consumer.getmany(timeout_ms=_POLL_MS)
+        if self._rebalances != before:
+            await self._begin_again()  # whether these were fetched before it or after nobody can tell
+            return []
         return [self._given(record) for records in batches.values() for record in records]
+
+    async def _begin_again(self) -> None:
+        """Goes back to what is committed, in all partitions."""
+        for tp in self.consumer.assignment():
+            if (offset := await self.consumer.committed(tp)) is not None:
+                self.consumer.seek(tp, offset)
+            else:
+                await self.consumer.seek_to_beginning(tp)
 
     def _given(self, record: ConsumerRecord) -> tuple[Place, bytes, float]:
         self._topic = record.topic

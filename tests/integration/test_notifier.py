@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from structlog.testing import capture_logs
 
 from consumer.errors import SettingsError
 from consumer.journal.connection import KafkaConnection
-from consumer.journal.feed import open_feed
+from consumer.journal.feed import Feed, open_feed
 from consumer.outward import notifier
 from consumer.outward.assembly import own_alerts
 from consumer.settings import Settings
@@ -26,6 +28,7 @@ from tests.support.kafka import KafkaBroker
 
 pytestmark = pytest.mark.timeout(240)
 PATIENCE = agents.PATIENCE
+Write = Callable[[Iterable[int]], Awaitable[None]]
 
 
 @pytest.fixture
@@ -186,34 +189,89 @@ def test_settings_that_contradict_each_other_end_the_start() -> None:
         own_alerts(Settings(notify_slack="ftp://hooks.example.com"))
 
 
-async def test_what_was_given_out_and_is_not_done_is_given_out_again(apache_kafka: KafkaBroker, prefix: str) -> None:
-    config = agents.settings(apache_kafka, prefix, partitions=1)
-    await agents.create_topics(config)
-    topic = f"{prefix}.events.results"
+@pytest.fixture
+async def feed_topic(apache_kafka: KafkaBroker, prefix: str) -> AsyncIterator[Write]:
+    """Writes numbers, in turn to both partitions of the results topic."""
+    await agents.create_topics(agents.settings(apache_kafka, prefix))
     producer = AIOKafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
     await producer.start()
-    for number in range(4):
-        await producer.send_and_wait(topic, b"%d" % number, partition=0)
+
+    async def write(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            await producer.send_and_wait(f"{prefix}.events.results", b"%d" % number, partition=number % 2)
+
+    yield write
     await producer.stop()
-    connection = KafkaConnection.of(config, client_id="test")
 
-    async def read(done: set[bytes]) -> list[bytes]:
-        """What one reader is given, which then says that some of it is done, and is gone."""
-        came: list[bytes] = []
-        reading = open_feed(connection, topic, f"{prefix}-g", lambda lost: None, fetch_wait_ms=50, session_timeout=6)
-        async with reading as feed:
 
-            async def look() -> bool:
-                for place, value, _ in await feed.poll(more=True):
-                    came.append(value)
-                    if value in done:
-                        feed.done(place)
-                return b"3" in came
+@dataclass
+class Reader:
+    """One reader of the feed, and what it was given."""
 
+    feed: Feed
+    came: list[int] = field(default_factory=list)
+
+    async def read(self, done: Callable[[int], bool]) -> None:
+        for place, value, _ in await self.feed.poll(more=True):
+            self.came.append(int(value))
+            if done(int(value)):
+                self.feed.done(place)
+        await self.feed.commit()
+
+
+@asynccontextmanager
+async def reading(kafka: KafkaBroker, prefix: str) -> AsyncIterator[Reader]:
+    connection = KafkaConnection.of(agents.settings(kafka, prefix), client_id="test")
+    topic, group = f"{prefix}.events.results", f"{prefix}-g"
+    async with open_feed(connection, topic, group, lambda lost: None, fetch_wait_ms=50, session_timeout=6) as feed:
+        yield Reader(feed)
+
+
+async def test_what_was_given_out_and_is_not_done_is_given_out_again(
+    apache_kafka: KafkaBroker, prefix: str, feed_topic: Write
+) -> None:
+    async def read(done: set[int]) -> list[int]:
+        """What a reader is given, which then says that some of it is done, and is gone."""
+
+        async def look() -> bool:
+            await reader.read(lambda number: number in done)
+            return 6 in reader.came
+
+        async with reading(apache_kafka, prefix) as reader:
             await eventually(look, timeout=PATIENCE)
-            await feed.commit()
-        return came
+        return sorted(reader.came)
 
-    assert await read({b"0", b"2"}) == [b"0", b"1", b"2", b"3"]
-    assert await read({b"1", b"2"}) == [b"1", b"2", b"3"]
-    assert await read({b"3"}) == [b"3"]
+    await feed_topic([0, 2, 4, 6])
+    assert await read({0, 4}) == [0, 2, 4, 6]
+    assert await read({2, 4}) == [2, 4, 6]
+    assert await read({6}) == [6]
+
+
+@pytest.mark.long
+async def test_a_reader_that_joins_neither_loses_a_record_nor_what_was_done(
+    apache_kafka: KafkaBroker, prefix: str, feed_topic: Write
+) -> None:
+    await feed_topic(range(20))
+
+    async def first_alone() -> bool:
+        await first.read(lambda number: number < 6)
+        return len(set(first.came)) == 20
+
+    async def both() -> bool:
+        await asyncio.gather(first.read(lambda number: True), second.read(lambda number: True))
+        return {*first.came, *second.came} >= set(range(6, 20)) and bool(second.came)
+
+    async def third_alone() -> bool:
+        await third.read(lambda number: True)
+        return {20, 21} <= set(third.came)
+
+    async with reading(apache_kafka, prefix) as first:
+        await eventually(first_alone, timeout=PATIENCE)
+        first.came.clear()
+        async with reading(apache_kafka, prefix) as second:
+            await eventually(both, timeout=PATIENCE)
+    assert not {*first.came, *second.came} & set(range(6)), "what was done is not given out again"
+    await feed_topic([20, 21])
+    async with reading(apache_kafka, prefix) as third:
+        await eventually(third_alone, timeout=PATIENCE)
+    assert sorted(third.came) == [20, 21]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from consumer.adapters.api.adapter import ApiAdapter
+from consumer.errors import PermanentError
 from consumer.policy import load
 from consumer.policy.judge import Policy
 from consumer.policy.load import OPEN
@@ -14,7 +16,7 @@ from schemas.events import PlannedAlert, Status
 from tests.support.engine_house import House, house, package, probe_module, step
 
 HOOK = "https://hooks.example.com/${secrets.HOOK}"
-SECRETS = {"HOOK": "a-secret-path", "OTHER": "another-secret"}
+SECRETS = {"HOOK": "a-secret-path", "OTHER": "another-secret", "PLACE": "hidden.example.com"}
 RULES = """
 version: 1
 rules:
@@ -65,7 +67,8 @@ async def test_parameters_are_put_in_and_never_looked_through_for_secrets(probe:
     ("bad", "why"),
     [
         (alert(url="https://elsewhere.example.com/"), "no rule of p.yaml allows the step alert-0"),
-        (alert(url="https://hooks.example.com/${secrets.OTHER}"), "the secret OTHER"),
+        (alert(url="https://hooks.example.com/${secrets.OTHER}"), "or to use that secret"),
+        (alert(url="https://${secrets.PLACE}/"), "to where PLACE leads"),
         (alert("email", recipients=["a@example.com", "spy@elsewhere.example"]), "no rule of p.yaml allows"),
         (alert(url="https://hooks.example.com/${nothing}"), "has no value"),
         (alert("slack", webhook="${SLACK_WEBHOOK_URL}"), "has no value"),
@@ -80,6 +83,7 @@ async def test_an_alert_that_may_not_be_sent_is_a_warning_and_the_run_runs(
     assert state is not None
     assert state.status is Status.COMPLETED
     assert data(h, "execution.completed").alerts is None
+    assert "hidden.example" not in str(h.events())
     told = [str(problem) for problem in data(h, "execution.started").warnings]
     assert [text for text in told if text.startswith("spec.monitoring.alerts[0]: never sent") and why in text], told
 
@@ -111,3 +115,17 @@ async def test_the_next_owner_tells_whom_the_first_one_would(probe: Any) -> None
         await h.control("cancel")
         await h.over()
     assert data(h, "execution.cancelled").alerts[0].to == ("https://x.example",)
+
+
+async def test_a_secret_that_can_not_be_read_stops_no_run(probe: Any) -> None:
+    async def unreadable(names: Iterable[str]) -> Mapping[str, str]:
+        if set(names):
+            raise PermanentError("the secret HOOK can't be read", code="secret_unreadable")
+        return {}
+
+    async with house(probe, alerts=True) as h:
+        object.__setattr__(h.supervisor._services, "secrets", unreadable)
+        await h.execute(package(step("a"), monitoring={"alerts": [alert(url=HOOK)]}))
+        state = await h.over()
+    assert state.status is Status.COMPLETED
+    assert "the secret HOOK can't be read" in str(data(h, "execution.started").warnings)
