@@ -12,8 +12,8 @@ from consumer.cli.verbs import verb
 
 _HELP = """Run workflow packages (WPK) from Kafka commands, durably, and see what happens.
 
-Exit codes: 0 done and succeeded, 1 the execution ended otherwise, 2 wrong usage or invalid package, 3 Kafka can't be
-reached, 4 timed out waiting."""
+Exit codes: 0 done and succeeded, 1 the execution ended otherwise, 2 wrong usage, settings, rights or package, 3 Kafka
+can't be reached, 4 timed out waiting."""
 
 _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
     ("submit", options.SubmitOptions, "run:submit", "Publish an execute command; --watch looks on."),

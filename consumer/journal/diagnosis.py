@@ -119,7 +119,7 @@ class _Look:
         offered = None if self.connection.uses_sasl else await self._offered()
         if offered:
             return _Finding(
-                f"it takes only who proves his name by SASL, and KAFKA_SECURITY_PROTOCOL is {speaks}: set it to "
+                f"it takes only clients that authenticate by SASL, and KAFKA_SECURITY_PROTOCOL is {speaks}: set it to "
                 f"{'SASL_SSL' if self.connection.uses_tls else 'SASL_PLAINTEXT'}, with KAFKA_SASL_MECHANISM "
                 f"{' or '.join(offered)}",
                 final=True,
@@ -236,6 +236,8 @@ class _Look:
             return []
         finally:
             opened.close()
+        if answer.error_code != errors.UnsupportedSaslMechanismError.errno:
+            return []
         return sorted(str(each)[:40] for each in answer.enabled_mechanisms)
 
     # --- sentences ---

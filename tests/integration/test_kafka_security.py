@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,6 +422,25 @@ async def test_a_client_that_the_token_endpoint_does_not_know_is_told(
     )
     with pytest.raises(KafkaRefused, match=r"status 401, invalid_client; check KAFKA_OAUTH_CLIENT_ID"):
         await agent.work(config, asyncio.Event())
+
+
+async def test_a_token_endpoint_that_is_not_there_is_waited_for_as_a_broker_is(
+    kafka: SecuredKafka, prefix: str
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        config = settings(
+            kafka,
+            prefix,
+            **kafka.settings("OAUTHBEARER"),
+            kafka_oauth_token_url=f"http://127.0.0.1:{unused.getsockname()[1]}/token",
+            kafka_oauth_client_id="agent",
+            kafka_oauth_client_secret=CLIENT_SECRET,
+            start_timeout=0,
+        )
+        with pytest.raises(SettingsError, match=r"KAFKA_OAUTH_TOKEN_URL \(.*/token\) can't be reached") as raised:
+            await agent.work(config, asyncio.Event())
+    assert not isinstance(raised.value, KafkaRefused), "that is what is not waited for"
 
 
 @pytest.mark.parametrize("verb", ["agent", "list"])
