@@ -15,6 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -26,6 +27,7 @@ from consumer.adapters.api.transport import Transport
 from consumer.adapters.registry import AdapterRegistry
 from consumer.adapters.shell.adapter import ShellAdapter
 from consumer.clock import SystemClock
+from consumer.engine.keeper import PolicyKeeper
 from consumer.engine.services import Limits, Services
 from consumer.engine.supervisor import StateReader, Supervisor, supervising
 from consumer.errors import SettingsError
@@ -42,6 +44,7 @@ from consumer.outward.assembly import notifier_of
 from consumer.outward.registry import Chain, HttpPackages
 from consumer.policy import load
 from consumer.policy.judge import Policy
+from consumer.policy.reload import PolicyFile
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal, Packages
 from consumer.settings import Settings, unknown_variables
@@ -85,6 +88,7 @@ class _Parts:
     listener: Listener | None = None
     trouble: str = ""
     """Why the agent can't start yet."""
+    keeper: PolicyKeeper | None = None
 
     def facts(self, agent: str) -> Facts:
         listener, supervisor = self.listener, self.supervisor
@@ -96,6 +100,8 @@ class _Parts:
             active=supervisor.live if supervisor else 0,
             guarantee=self.guarantee,
             sandbox=self.sandbox,
+            policy=self.keeper.digest if self.keeper else "",
+            policy_trouble=self.keeper.trouble if self.keeper else "",
             stage=self.stages.stage,
             trouble=listener.trouble() if listener else self.trouble,
         )
@@ -166,7 +172,7 @@ class _Callbacks:
 
 
 async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets: SecretStore) -> None:
-    policy = _policy(settings)
+    policy, file = await asyncio.to_thread(_policy, settings)
     connection = KafkaConnection.of(settings, client_id=settings.agent_name)
     names = TopicNames(settings.topic_prefix)
     metrics, options = Metrics(process_registry()), _options(settings)
@@ -188,12 +194,9 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         parts.guarantee = guarantee.mode
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         packages = _packages(settings, connection, names, closing)
-        supervisor = parts.supervisor = await stack.enter_async_context(
-            supervising(
-                _services(settings, adapters, metrics, secrets, policy, packages),
-                _state_reader(factory),
-            )
-        )
+        services = _services(settings, adapters, metrics, secrets, policy, packages)
+        keeper = parts.keeper = PolicyKeeper(services, file)
+        supervisor = parts.supervisor = await stack.enter_async_context(supervising(services, _state_reader(factory)))
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
         tell.started.set()
@@ -201,6 +204,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
             await stack.enter_async_context(_beside(notifier.run()))
         async with (
             _beside(health.watch_loop(vitals, metrics)),
+            _beside(keeper.follow()),
             _beside(_tell_ready(listener, stages, tell.ready)),
         ):
             await guard.run(listener.run(guard.stop, settings.shutdown_grace, guard), "listener")
@@ -263,8 +267,10 @@ def _signals(stop: asyncio.Event, settings: Settings) -> Iterator[None]:
 # --- the parts ---
 
 
-def _policy(settings: Settings) -> Policy:
-    """The policy in force. Raises SettingsError."""
+def _policy(settings: Settings) -> tuple[Policy, PolicyFile | None]:
+    """The policy in force, and its file where it has one. Raises SettingsError."""
+    named = settings.policy_file
+    file = PolicyFile(Path(named)) if named is not None and named != "open" else None  # before it is read: no gap
     policy = load.policy_of(settings.policy_file)
     if policy.open:
         _log.warning("policy.open", problem="whoever may write to the command topics may run anything")
@@ -273,7 +279,7 @@ def _policy(settings: Settings) -> Policy:
         _log.warning("policy.none", problem=hint)
     else:
         _log.info("policy.loaded", file=policy.origin, digest=policy.digest, rules=len(policy.file.rules))
-    return policy
+    return policy, file
 
 
 async def _sandbox(adapters: AdapterRegistry) -> str:

@@ -152,6 +152,15 @@ class ExecutionEvent(EventData):
     current_step: str | None = None
 
 
+class StepPlan(BaseModel):
+    """What a dry run told of a step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    summary: str
+    digest: str | None = None
+
+
 class Rehearsal(BaseModel):
     """The dry run that an execute command names, as its agent knew it when the command was accepted."""
 
@@ -165,6 +174,8 @@ class Rehearsal(BaseModel):
     """Over its whole plan."""
     wpk_digest: str | None = None
     """Of its package, where the command itself only names one: what is found must be the same."""
+    plans: dict[str, StepPlan] = Field(default_factory=dict)
+    """Its plans by step, where its agent still had them in memory: to tell later what changed."""
 
 
 class ExecutionAccepted(ExecutionEvent):

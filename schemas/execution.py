@@ -321,6 +321,7 @@ def _started(state: ExecutionState, data: events.ExecutionStarted, time: datetim
     return {
         "status": Status.RUNNING,
         "started_at": time,
+        "rehearsal": state.rehearsal.model_copy(update={"plans": {}}) if state.rehearsal else None,
         "total_steps": data.total_steps,
         "steps": _planned(data.steps, "run"),
         "alerts": data.alerts or (),

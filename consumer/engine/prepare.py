@@ -16,6 +16,7 @@ from consumer.engine.permits import Permit
 from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
 from consumer.policy import steering
+from consumer.policy.judge import Policy
 from consumer.ports import JsonObject
 from consumer.workflow import answers, approvals, checks, limits, program, rehearsals
 from consumer.workflow.checks import Checked
@@ -36,6 +37,8 @@ class Prepared:
     package: WorkflowPackage
     parameters: JsonObject
     permit: Permit
+    policy: Policy
+    """By which it was judged."""
     warnings: tuple[Problem, ...] = ()
 
 
@@ -51,7 +54,11 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         checked = await _check(state, services)
         if _ended(execution):  # cancelled meanwhile
             return None
-        checked, permit = await _judged(execution, checked, services)
+        while True:
+            policy = services.policy
+            checked, permit = await _judged(execution, checked, services)
+            if policy is services.policy:  # else its file changed meanwhile: who judges is who is in force
+                break
         if _ended(execution):
             return None
         drafts = decide(execution.state, checked, permit, execution, services)
@@ -59,14 +66,16 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
         if checked.package is None or permit is None or _ended(execution):
             return None
         warnings = (*checked.warnings, *permit.warnings)
-        return Prepared(package=checked.package, parameters=checked.parameters, permit=permit, warnings=warnings)
+        return Prepared(
+            package=checked.package, parameters=checked.parameters, permit=permit, policy=policy, warnings=warnings
+        )
     try:
         package = package_of(state)
     except (ValidationError, ValueError) as error:
         raise RuntimeError(f"the package of {state.execution_id} can't be read again: {error}") from error
     parameters = checks.with_defaults(package, _parameters(state))[0]
     permit = await _permit(state, package, parameters, services)  # that it may run was decided: each step is judged
-    return Prepared(package=package, parameters=parameters, permit=permit)
+    return Prepared(package=package, parameters=parameters, permit=permit, policy=services.policy)
 
 
 async def _judged(execution: Execution, checked: Checked, services: Services) -> tuple[Checked, Permit | None]:
@@ -156,7 +165,8 @@ def decide(
         return _waiting(state, checked.package, permit, now, services)
     if state.approved_until is not None and now >= state.approved_until:
         return [answers.approval_expired(state, now)]
-    return [start(checked.package, permit, (*checked.warnings, *permit.warnings))]
+    # An approved plan is made again before it begins, by the runner.
+    return [start(checked.package, permit, (*checked.warnings, *permit.warnings))] if not state.approved_plan else []
 
 
 def _unrehearsed(state: ExecutionState, permit: Permit) -> list[Problem]:

@@ -12,7 +12,8 @@ from collections import deque
 from datetime import datetime
 from functools import partial
 
-from consumer.engine import prepare, resolving
+from consumer import tasks
+from consumer.engine import prepare, replan, resolving
 from consumer.engine.execution import Execution
 from consumer.engine.services import Services
 from consumer.engine.slots import Slots
@@ -57,6 +58,8 @@ class Runner:
         """Steps that a former owner had started, whose attempt is to be made again."""
         self._steps: StepRunner
         self._program: Program | None = None
+        self._agreed: str | None = None
+        """The digest of the approved plan, once it was made again and is the same."""
 
     async def run(self) -> None:
         """Runs it to its end."""
@@ -114,6 +117,9 @@ class Runner:
             execution.changed.clear()
             await self._part()
             self._take_results()
+            await self._judge_anew()
+            if self._wants_plan and self._slots.take(execution):
+                await self._plan_again()
             decision = self._decide()
             if execution.staged:
                 await execution.flush()
@@ -149,7 +155,9 @@ class Runner:
             steps = self._current_program()
             decision = advance.advance(state, self._steps.package, steps, now)
             if state.status is Status.PENDING and not decision.drafts:  # an approval came
-                self._execution.stage(self._steps.beginning())
+                if self._wants_plan:
+                    return decision  # as soon as there is a slot
+                self._execution.stage(self._steps.beginning().model_copy(update={"plan_digest": self._agreed}))
             elif decision.complete:
                 self._queue_what_is_known()
                 self._execution.stage(advance.completion(state, self._steps.outputs(), now))
@@ -162,6 +170,42 @@ class Runner:
             elif not self._begin_all(decision, steps):
                 self._stop(decision.stop, steps.phase)
                 return decision
+
+    async def _judge_anew(self) -> None:
+        """A run that waited, and whose policy is another by now, begins by that one or not at all."""
+        if self._execution.state.status is not Status.PENDING or self._steps.policy is self._services.policy:
+            return
+        prepared = await prepare.prepare(self._execution, self._services)
+        if prepared is not None:
+            self._steps = StepRunner(self._execution, self._services, prepared)
+
+    @property
+    def _wants_plan(self) -> bool:
+        """Whether a plan was approved that has to be made again before the run begins."""
+        state = self._execution.state
+        return state.status is Status.PENDING and state.approved_plan is not None and self._agreed is None
+
+    async def _plan_again(self) -> None:
+        """Refuses the run where it would do something else than what was approved. A cancel ends the wait for it."""
+        execution = self._execution
+        again = replan.scratch(execution, self._services)
+        work = asyncio.create_task(Runner(again, self._services, Slots(1, lambda: None)).run(), name="plan")
+        try:
+            while not work.done() and not execution.state.over:
+                execution.changed.clear()
+                waiting = asyncio.create_task(execution.changed.wait())
+                try:
+                    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    await tasks.cancel_and_wait(waiting)
+            if execution.state.over:
+                return
+            await work
+        finally:
+            await tasks.cancel_and_wait(work)
+        execution.stage(*replan.changed(execution.state, again.state, execution.now()))
+        if not execution.state.over:
+            self._agreed = execution.state.approved_plan
 
     def _queue_what_is_known(self) -> None:
         """A result may be too large for its record: that must not take along how the last step ended."""

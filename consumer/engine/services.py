@@ -52,9 +52,9 @@ class NoPackages:
         raise PermanentError(message, code="unknown_package")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Services:
-    """Shared by all executions of an agent."""
+    """Shared by all executions of an agent. Only the policy is ever replaced, as a whole."""
 
     agent: str
     clock: Clock
@@ -62,7 +62,7 @@ class Services:
     secrets: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
     """The values of those of the named secrets that there are."""
     policy: Policy
-    """Who may run what."""
+    """Who may run what. Another one once its file has changed: within one decision, ask one."""
     metrics: Metrics
     draw: Callable[[], float]
     """A number in [0, 1): the jitter of a backoff."""

@@ -24,6 +24,7 @@ from consumer.engine.services import Services
 from consumer.engine.strays import LeftBehind, TooLong
 from consumer.engine.trim import clip, plain, plain_text, trim
 from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
+from consumer.policy.judge import Policy
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
 from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
@@ -79,6 +80,11 @@ class StepRunner:
     def package(self) -> WorkflowPackage:
         """The package that is run."""
         return self._prepared.package
+
+    @property
+    def policy(self) -> Policy:
+        """By which the run was judged before it began."""
+        return self._prepared.policy
 
     def beginning(self) -> EventData:
         """The event that begins the run, with what the check had to say."""

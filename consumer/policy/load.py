@@ -54,10 +54,15 @@ def load(path: Path) -> Policy:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"the policy {path} can't be read: {error.strerror or error}") from error
+    return usable(data, str(path))
+
+
+def usable(data: bytes, origin: str) -> Policy:
+    """The policy in a file's bytes. Raises SettingsError as `load` does."""
     try:
-        return parse(data, str(path))
+        return parse(data, origin)
     except documents.DocumentError as error:
-        raise SettingsError(f"the policy {path} can't be used:\n{_lines(error.problems)}") from error
+        raise SettingsError(f"the policy {origin} can't be used:\n{_lines(error.problems)}") from error
 
 
 def parse(text: str | bytes, origin: str) -> Policy:

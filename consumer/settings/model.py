@@ -235,7 +235,8 @@ class Settings(BaseModel):
     """Environment variables that begin with it are secrets: WPK_SECRET_DB_PASSWORD is `${secrets.DB_PASSWORD}`."""
     policy_file: Literal["open"] | File | None = None
     """YAML file that says who may run what: docs/security.md. Without it only k8s steps that change nothing and delays
-    run; `open` allows everything, for trying out. It is read at the start, and one that can't be used ends it."""
+    run; `open` allows everything, for trying out. One that can't be used ends the start; a change of it counts
+    within seconds, and where it can't be used the policy before stays in force."""
     registry_url: Url | None = None
     """An HTTP registry, asked for packages that commands only name by `workflow_id` and that the registry's topic does
     not have: docs/registry.md."""

@@ -43,6 +43,10 @@ class Facts:
     """Executions that have not ended."""
     guarantee: str = ""
     sandbox: str = ""
+    policy: str = ""
+    """The digest of the policy in force; empty where it has no file."""
+    policy_trouble: str = ""
+    """Why the policy's file can't be used, so that the policy before is in force; empty: it can."""
     stage: Stage = Stage.RUNNING
     trouble: str = ""
     """What is wrong with Kafka, as the agent sees it; empty: nothing."""
@@ -124,6 +128,8 @@ class Health:
             "restoring_partitions": facts.restoring,
             "processing_guarantee": facts.guarantee,
             "sandbox": facts.sandbox,
+            "policy": facts.policy,
+            "policy_trouble": facts.policy_trouble,
         }
 
 

@@ -119,6 +119,9 @@ class Metrics:
             "wpk_notices_total", "Notices of ends of executions, by how their delivery ended.", "type", "outcome"
         )
         self._sandbox = gauge("wpk_sandbox_info", "The sandbox of shell steps; 1 for the one in use.", "sandbox")
+        self._policy_stale = gauge(
+            "wpk_policy_stale", "1 while the policy's file can't be used, and the policy before is in force."
+        )
         for command in _COMMANDS:  # a rate needs the zero before the one
             for outcome in _OUTCOMES:
                 self._commands.labels(command, outcome)
@@ -225,6 +228,10 @@ class Metrics:
         """Which sandbox shell steps get."""
         self._sandbox.clear()
         self._sandbox.labels(kind).set(1)
+
+    def policy_stale(self, *, stale: bool) -> None:
+        """Whether the policy's file can't be used, so that the policy before is in force."""
+        self._policy_stale.set(stale)
 
 
 def process_registry() -> CollectorRegistry:

@@ -10,13 +10,15 @@ from datetime import datetime
 
 from schemas.canonical import digest
 from schemas.commands import ExecuteCommand
-from schemas.events import Rehearsal, Status
-from schemas.execution import ExecutionState
+from schemas.events import Rehearsal, Status, StepPlan
+from schemas.execution import ExecutionState, StepState
 from schemas.failure import Problem
 from schemas.scalars import format_duration, format_moment
 
 PATH = "dry_run_id"
 _OTHER = "was of another package"
+#: Plans that are kept of a dry run stand in the state's head until the run begins, so that they must be few and short.
+_MOST_STEPS, _MAX_SUMMARY = 50, 200
 _UNKNOWN = (
     "is not known on this partition: it never existed, its retention has passed, or it lies on another one; send the "
     "command under an execution_id that lies where the dry run does, as wpk submit --dry-run-id chooses it"
@@ -34,6 +36,24 @@ def of(command: ExecuteCommand, known: ExecutionState | None) -> Rehearsal | Non
         completed_at=known.completed_at if known is not None and problem is None else None,
         plan_digest=known.plan_digest if known is not None and problem is None else None,
         wpk_digest=known.wpk_digest if known is not None and problem is None and command.wpk_content is None else None,
+        plans=_plans(known) if known is not None and problem is None else {},
+    )
+
+
+def _plans(known: ExecutionState) -> dict[str, StepPlan]:
+    if len(known.steps) > _MOST_STEPS:
+        return {}
+    return {name: told(step) for name, step in known.steps.items() if step.output is not None}
+
+
+def told(step: StepState) -> StepPlan:
+    """What a dry run's step tells of itself, short."""
+    output = step.output if isinstance(step.output, dict) else {}
+    summary, digest_of = output.get("plan"), output.get("digest")
+    text = summary if isinstance(summary, str) else step.error.message if step.error else str(step.status)
+    return StepPlan(
+        summary=text if len(text) <= _MAX_SUMMARY else text[: _MAX_SUMMARY - 1] + "…",
+        digest=digest_of if isinstance(digest_of, str) else None,
     )
 
 

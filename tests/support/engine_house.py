@@ -71,6 +71,7 @@ class House:
     journal: MemoryJournal
     partition: Partition
     clock: ShiftedClock
+    services: Services
 
     @property
     def log(self) -> Log:
@@ -204,7 +205,7 @@ async def house(
         return {key.decode(): value for key, value in journal.log.state().items()}
 
     async with supervising(services, read_state) as supervisor:
-        yield House(supervisor, journal, await supervisor.adopt(journal, load(journal.log).items()), clock)
+        yield House(supervisor, journal, await supervisor.adopt(journal, load(journal.log).items()), clock, services)
 
 
 def package(*handlers: dict[str, Any], **spec: Any) -> dict[str, Any]:

@@ -134,6 +134,8 @@ async def test_an_agent_that_owns_and_has_restored_is_ready(agent: Agent, client
             "restoring_partitions": 0,
             "processing_guarantee": "exactly_once",
             "sandbox": "bubblewrap",
+            "policy": "",
+            "policy_trouble": "",
         },
     )
 

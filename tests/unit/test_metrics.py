@@ -94,6 +94,7 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "wpk_event_loop_lag_seconds": ("gauge", set()),
         "wpk_consumer_lag": ("gauge", {"topic", "partition"}),
         "wpk_sandbox_info": ("gauge", {"sandbox"}),
+        "wpk_policy_stale": ("gauge", set()),
         "wpk_agent_stage": ("gauge", {"stage"}),
         "wpk_recoveries_total": ("counter", set()),
         "wpk_notices_total": ("counter", {"type", "outcome"}),
