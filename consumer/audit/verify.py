@@ -245,20 +245,25 @@ class Verifier:
     def _attest(self, name: str, execution_id: str, mark: Mark, place: Place) -> None:
         chain = self.chains.get(execution_id)
         holds = None if chain is None else chain.knows(mark.seq, mark.hash)
+        known = f"{name} knows {mark.seq} events of it"
         if holds:
             self.report.attested += 1
-        elif self._scope.beginnings.get((place.topic, place.partition), 0) > mark.offset:
-            self.report.beyond += 1
-        elif chain is None or chain.seq < mark.seq:
-            left = "none of it is there" if chain is None else f"seq {chain.seq} is the last that is there"
-            text = f"{name} knows {mark.seq} events of it, and {left}: the rest was removed"
-            self._tell(Finding(Kind.CUT, execution_id, mark.seq, chain.end if chain else place, text))
-        elif chain.rewound is not None and chain.rewound <= mark.seq:
+        elif chain is not None and chain.rewound is not None and chain.rewound <= mark.seq:
             text = f"seq {mark.seq} is not the event that {name} names; a newer owner took its place"
             self._tell(Finding(Kind.FENCED, execution_id, mark.seq, place, text))
         elif holds is False:
             text = f"seq {mark.seq} is not the event that {name} names: events were changed or written anew since"
             self._tell(Finding(Kind.ALTERED, execution_id, mark.seq, place, text))
+        elif self._scope.beginnings.get((place.topic, place.partition), 0) > mark.offset:
+            self.report.beyond += 1
+        elif chain is None:
+            self._tell(Finding(Kind.CUT, execution_id, mark.seq, place, f"{known}, and none of it is there any more"))
+        elif chain.seq < mark.seq:
+            text = f"{known}, and seq {chain.seq} is the last that is there: the rest was removed"
+            self._tell(Finding(Kind.CUT, execution_id, mark.seq, chain.end, text))
+        else:
+            text = f"{known}, and the last of them is not there any more, though later ones are"
+            self._tell(Finding(Kind.MISSING, execution_id, mark.seq, place, text))
 
     def checkpoint(self, made_at: datetime, prefix: str) -> Checkpoint:
         """What was read."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,8 +26,6 @@ from consumer.ports import Topic
 
 Emit = Callable[[Chain, Entry], None]
 Progress = Callable[[Report, float], None]
-#: Objects made between two looks of the garbage collector while a trail is read: it makes millions, none in a cycle.
-_COLLECT_EVERY = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +145,11 @@ class Auditor:
                 if verifier is None:
                     verifier = Verifier(await self._scope(channels, reader, window), emit)
                 merge = Merge(reader, window.until)
-                with _rare_collections():
-                    async with aclosing(merge.batches()) as batches:
-                        async for records in batches:
-                            verifier.add(records)
-                            yield verifier, merge.fraction
-                            await asyncio.sleep(0)
+                async with aclosing(merge.batches()) as batches:
+                    async for records in batches:
+                        verifier.add(records)
+                        yield verifier, merge.fraction
+                        await asyncio.sleep(0)
                 verifier.ends = {(tp.topic, tp.partition): await reader.position(tp) for tp in reader.partitions}
                 starts = verifier.ends
             if window.until is not None or verifier.waiting <= missed:
@@ -184,16 +180,6 @@ class Auditor:
             if name in records and (head := _head(records[name], window.since)) is not None:
                 heads[name] = head
         return heads
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], _COLLECT_EVERY) if before[0] else 0, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _head(value: bytes, since: datetime | None) -> Head | None:

@@ -252,6 +252,27 @@ def test_what_is_beyond_the_retention_is_counted_and_what_should_be_there_is_not
     assert (finding.kind, finding.place) == (Kind.CUT, ("events.results", 0, 4))
 
 
+def test_the_marked_event_itself_is_missed_where_later_ones_hide_that_it_is_gone() -> None:
+    """Retention took what was before the trail's beginning, so that a gap there is no fault by itself."""
+    story = completed("e1")
+    signed = Mark(0, 3, story.told[2].state.last_hash, "events.progress", 2)
+    checkpoint = Checkpoint(made_at=MOMENT, prefix="wpk", ends={}, marks={"e1": signed})
+    rest = Story("e1", told=story.told[4:])
+    took = {("events.logs", 0): 1}
+    report = compared(rest, checkpoint, beginnings=took)
+    [finding] = report.broken
+    assert (finding.kind, finding.seq, report.begun_before) == (Kind.MISSING, 3, 1)
+    report = compared(rest, checkpoint, beginnings={**took, ("events.progress", 0): 3})
+    assert (report.holds, report.beyond) == (True, 1)
+
+
+def test_an_exchanged_event_is_told_even_where_the_old_one_is_said_to_be_beyond_the_retention() -> None:
+    forged = Mark(0, 11, "ab" * 32, "events.results", 4)
+    checkpoint = Checkpoint(made_at=MOMENT, prefix="wpk", ends={}, marks={"e1": forged})
+    report = compared(completed("e1"), checkpoint, beginnings={("events.results", 0): 5})
+    assert [finding.kind for finding in report.broken] == [Kind.ALTERED]
+
+
 def test_an_event_of_a_lost_owner_that_a_newer_one_took_the_place_of_is_no_forgery_without_transactions() -> None:
     before = Story("e1").accepted().started("hello").step_started("hello")
     lost = Story("e1", told=[*before.told], now=before.now).step_failed("hello", "no")
