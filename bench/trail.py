@@ -26,6 +26,7 @@ from typing import NamedTuple
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consumer.cli.audit import collect_rarely
 from consumer.client import Auditor
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
@@ -148,6 +149,7 @@ def broker(kind: str) -> Iterator[KafkaBroker]:
 async def main(count: int, kind: str) -> None:
     """Writes, measures, prints."""
     names = TopicNames(f"bench-{secrets.token_hex(3)}")
+    collect_rarely()  # as the verbs do
     with broker(kind) as kafka, tempfile.TemporaryDirectory(prefix="wpk-bench-") as folder:
         connection, began = KafkaConnection(bootstrap_servers=kafka.bootstrap), time.monotonic()
         events = await write(connection, names, count, transactions=kafka.kind == "apache")

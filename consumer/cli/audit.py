@@ -143,7 +143,7 @@ def auditor_of(
     checkpoint: Checkpoint | None = None,
 ) -> Auditor:
     """Who reads; raises SettingsError."""
-    gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
+    collect_rarely()
     settings = settings_of(options)
     strict = strict or settings.processing_guarantee == "exactly_once"
     names = TopicNames(settings.topic_prefix)
@@ -173,6 +173,11 @@ def read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CliError(f"{file}: can't be read: {error.strerror or error}") from error
+
+
+def collect_rarely() -> None:
+    """Lets the garbage collector look rarely from now on: the process reads a trail and does nothing else."""
+    gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
 
 
 @contextmanager
