@@ -43,10 +43,10 @@ test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl 
 
 test-policy: $(STAMP) ## run what shows who may run what: policy, signatures, refusals, and Kafka's TLS, SASL and ACLs
 	@$(PY) -m tests.support.kafka
-	@$(PY) -m pytest -m "long or not long" tests/unit/test_policy.py tests/unit/test_policy_check.py \
+	@$(PY) -m pytest -v -m "long or not long" tests/unit/test_policy.py tests/unit/test_policy_check.py \
 	  tests/unit/test_policy_docs.py tests/unit/test_engine_policy.py tests/unit/test_signatures.py \
 	  tests/unit/test_command_signatures.py tests/unit/test_policy_commands.py tests/unit/test_dry_run_first.py \
-	  tests/unit/test_plan_drift.py tests/unit/test_policy_reload.py \
+	  tests/unit/test_plan_drift.py tests/unit/test_policy_reload.py tests/acceptance/test_locked_down.py \
 	  tests/unit/test_journal_tokens.py tests/unit/test_kafka_security_docs.py tests/integration/test_kafka_security.py $(ARGS)
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
