@@ -41,7 +41,7 @@ class Each:
 
     @property
     def repeatable(self) -> bool:
-        return self._on(self.config.model_copy()).repeatable
+        return self._on(self.config).repeatable
 
     async def plan(self, step: StepContext) -> Plan:
         found = await self._found(step)
