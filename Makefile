@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-k8s test-audit bench-trail simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,16 @@ test-policy: $(STAMP) ## run what shows who may run what: policy, signatures, re
 	  tests/unit/test_command_signatures.py tests/unit/test_policy_commands.py tests/unit/test_dry_run_first.py \
 	  tests/unit/test_plan_drift.py tests/unit/test_policy_reload.py tests/acceptance/test_locked_down.py \
 	  tests/unit/test_journal_tokens.py tests/unit/test_kafka_security_docs.py tests/integration/test_kafka_security.py $(ARGS)
+
+# Shown are the counts that the tests print, what failed, and how many tests there were.
+test-security: $(STAMP) ## run escapes, leaks of secrets, addresses, hostile answers and input; says how many of each
+	@$(PY) -m tests.support.kafka
+	@found=$$(mktemp); $(PY) -m pytest -m "long or not long" -q -s tests/security tests/unit/test_redact.py tests/unit/test_secrets.py \
+	  tests/unit/test_engine_secrets.py tests/unit/test_api_guard.py tests/unit/test_api_urls.py \
+	  tests/integration/test_api_adapter.py tests/integration/test_shell_adapter.py $(ARGS) \
+	  > $$found 2>&1; code=$$?; \
+	  grep -aoE '(canary|fuzz|addresses): .*|^(FAILED|ERROR|E  ) .*|^=* ?[0-9]+ (passed|failed).*' $$found; \
+	  rm -f $$found; exit $$code
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --mode $(MODE) --jobs $$(nproc)

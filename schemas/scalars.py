@@ -22,6 +22,8 @@ _UNIT_SECONDS = {
 }
 #: About 31 years. A longer one is a mistake, and would overflow timers and dates.
 MAX_DURATION_SECONDS = 1e9
+#: Characters of a duration's text.
+_MAX_DURATION = 100
 
 EXECUTION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
@@ -41,6 +43,8 @@ def parse_duration(value: object) -> float:
 
 
 def _seconds_of_text(text: str) -> float:
+    if len(text) > _MAX_DURATION:  # the search below would take the square of its length
+        raise ValueError(f'"{text[:40]}…" is no duration; write 500ms, 30s, 5m or 1h30m')
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
     parts = _DURATION_PART.findall(text)

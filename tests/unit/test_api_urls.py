@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx
@@ -137,3 +138,11 @@ def test_a_missing_value_is_told_once() -> None:
 def test_a_value_that_is_known_later_is_no_problem_now() -> None:
     scope = FixedScope({"a": "x"}, frozenset({"steps.find.output.host"}))
     assert api.ApiAdapter().check({"url": "http://${steps.find.output.host}/${a}"}, scope) == []
+
+
+def test_a_template_that_is_too_long_is_refused_unread() -> None:
+    began = time.process_time()
+    text, problems = fill("http://a.example/" + "${" * 100_000, FixedScope({}))
+    assert text is None
+    assert [problem.path for problem in problems] == ["url"]
+    assert time.process_time() - began < 5, "the work must not grow with the square of the length"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_each_test_that_the_page_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text(encoding="utf-8")))
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/unit").glob("test_*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 10
     assert {name for name in named if f"def {name}(" not in sources} == set()
 

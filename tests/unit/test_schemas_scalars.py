@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -45,6 +46,14 @@ def test_what_is_no_duration_is_refused_with_a_short_message(bad: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         DURATION.validate_python(bad)
     assert len(caught.value.errors(include_input=False)[0]["msg"]) < 200
+
+
+def test_a_long_text_that_is_no_duration_costs_no_more_than_it_is_long() -> None:
+    began = time.process_time()
+    for text in ("9" * 100_000 + "x", "1h" * 100_000):
+        with pytest.raises(ValidationError):
+            DURATION.validate_python(text)
+    assert time.process_time() - began < 10, "the work must not grow with the square of the length"
 
 
 @given(st.integers(0, 10**9 * 1000 - 1))

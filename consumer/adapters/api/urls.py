@@ -51,6 +51,12 @@ def fill(template: str, scope: Scope) -> tuple[str | None, list[Problem]]:
 
     None and no problem where a value is missing or not known yet: the common rules for placeholders tell that.
     """
+    if len(template) > MAX_LENGTH:  # to search it for placeholders would take the square of its length
+        return None, [_problem(f"is longer than {MAX_LENGTH} characters")]
+    return _filled(template, scope)
+
+
+def _filled(template: str, scope: Scope) -> tuple[str | None, list[Problem]]:
     out = ""
     end = 0
     for match in _PLACEHOLDER.finditer(template):
