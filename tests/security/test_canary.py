@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.settings import Settings
 from schemas.events import Event
@@ -61,14 +62,25 @@ async def run_all(topics: Topics, wanted: Mapping[str, Leak]) -> dict[str, str]:
     return ended
 
 
+async def every_partition(config: Settings) -> list[TopicPartition]:
+    """Of the agent's topics, which have not all the same number of them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=config.kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        names = [name for name in await admin.list_topics() if name.startswith(f"{config.topic_prefix}.")]
+        found = await admin.describe_topics(names)
+    finally:
+        await admin.close()
+    return [TopicPartition(each["topic"], part["partition"]) for each in found for part in each["partitions"]]
+
+
 async def search_topics(detector: Detector, config: Settings) -> None:
     """Every record of every topic of the agent, also those of transactions that were given up."""
     consumer = AIOKafkaConsumer(bootstrap_servers=config.kafka_bootstrap_servers, enable_auto_commit=False)
     await consumer.start()
     try:
-        names = [name for name in await consumer.topics() if name.startswith(f"{config.topic_prefix}.")]
-        assert {name.removeprefix(f"{config.topic_prefix}.") for name in names} >= {"state", "dead-letter"}
-        places = [TopicPartition(name, part) for name in names for part in range(config.partitions)]
+        places = await every_partition(config)
+        assert {place.topic.removeprefix(f"{config.topic_prefix}.") for place in places} >= {"state", "dead-letter"}
         ends = await consumer.end_offsets(places)
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
