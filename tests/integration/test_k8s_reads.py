@@ -81,6 +81,14 @@ async def test_following_a_log_streams_new_lines_until_it_is_cancelled(api: K8sA
     assert running.cancelled()
 
 
+async def test_more_containers_than_connections_are_for_are_not_followed(api: K8sApi, steps: Steps) -> None:
+    await rolled_out(api, replicas=51)
+    with pytest.raises(PermanentError, match="51 containers can't be followed at once, but 50; name a container") as no:
+        await steps.run({"action": "logs", "selector": "app=api", "follow": True})
+    assert no.value.code == "limit"
+    assert not api.sent("GET", "/log")
+
+
 async def test_events_of_a_deployment_include_those_of_its_pods(api: K8sApi, steps: Steps) -> None:
     api.controllers.broken_images.add("api:bad")
     await rolled_out(api, "other")

@@ -28,7 +28,7 @@ async def furnish(space: Space) -> None:
     await space.rolled_out("deployment/api")
 
 
-# `metrics` needs a metrics server: its example is run by tests/kubernetes/test_metrics.py in all but the name.
+# `metrics` needs a metrics server: its example is run by tests/kubernetes/test_metrics.py.
 @pytest.mark.parametrize("section", [s for s in sections() if s.action != "metrics"], ids=lambda s: s.action)
 async def test_an_example_of_the_page_runs_and_is_undone(space: Space, steps: Steps, section: Section) -> None:
     await furnish(space)

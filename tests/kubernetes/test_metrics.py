@@ -11,6 +11,7 @@ from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject
 from tests.support.control_plane import Space
 from tests.support.control_plane.manifests import pod, workload
+from tests.support.k8s_page import sections
 from tests.support.k8s_steps import Steps
 from tests.support.metrics_api import MetricsApi, metrics_api
 
@@ -67,6 +68,18 @@ async def test_the_metrics_of_nodes_are_those_that_kubectl_shows(
     assert made["count"] == len(names)
     one = await steps.run({"action": "metrics", "resource_type": "node", "name": names[0]}, "one")
     assert one["cpu"] == 0.15 and one["memory"] == 2**30 and one["resource"] == f"node {names[0]}"
+
+
+async def test_the_example_of_the_page_runs(steps: Steps, metrics: MetricsApi) -> None:
+    (section,) = [each for each in sections() if each.action == "metrics"]
+    metrics.pods = {"api-1": {"main": ("100m", "1Mi")}, "db": {"main": ("9", "9")}}
+    metrics.labels = {"api-1": "api", "db": "db"}
+
+    plan = await steps.plan(section.example)
+    made = await steps.run(section.example)
+
+    assert made["count"] == 1 and made["memory"] == 2**20
+    assert section.undo.startswith("nothing") and not plan.changes and not steps.records
 
 
 @pytest.mark.parametrize(
