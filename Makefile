@@ -54,7 +54,7 @@ test-security: $(STAMP) ## run escapes, leaks of secrets, addresses, hostile ans
 	@$(PY) -m tests.support.kafka
 	@found=$$(mktemp); $(PY) -m pytest -m "long or not long" -q -s tests/security tests/unit/test_redact.py tests/unit/test_secrets.py \
 	  tests/unit/test_engine_secrets.py tests/unit/test_api_guard.py tests/unit/test_api_urls.py \
-	  tests/integration/test_api_adapter.py tests/integration/test_shell_adapter.py $(ARGS) \
+	  tests/integration/test_api_adapter.py tests/integration/test_shell_adapter.py tests/integration/test_vault.py $(ARGS) \
 	  > $$found 2>&1; code=$$?; \
 	  grep -aoE '(canary|fuzz|addresses): .*|^(FAILED|ERROR|E  ) .*|^=* ?[0-9]+ (passed|failed).*' $$found; \
 	  rm -f $$found; exit $$code

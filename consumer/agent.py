@@ -42,6 +42,7 @@ from consumer.journal.publications import Publications
 from consumer.journal.topics import TopicNames, TopicReport
 from consumer.outward.assembly import notifier_of
 from consumer.outward.registry import Chain, HttpPackages
+from consumer.outward.vault import vault_of
 from consumer.policy import load
 from consumer.policy.judge import Policy
 from consumer.policy.reload import PolicyFile
@@ -183,6 +184,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
     vitals = Health(lambda: parts.facts(settings.agent_name), poll_limit=2 * options.poll_limit)
     async with AsyncExitStack() as stack:
         closing = stack.enter_context(ExitStack())
+        secrets.beyond = vault_of(settings, closing)
         adapters = await stack.enter_async_context(registry.open(settings))
         parts.sandbox = await _sandbox(adapters)
         await asyncio.to_thread(conditions.compile_condition, "true")  # the library's import takes up to a second

@@ -1,4 +1,4 @@
-"""Where secrets come from: environment variables with a prefix, and files in a directory.
+"""Where secrets come from: environment variables with a prefix, files in a directory, and a source beyond the machine.
 
 A package only names a secret; its value is fetched when a step needs it, so that a secret that was rotated (Kubernetes
 changes the mounted files) is the new one from the next step on.
@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from consumer.errors import PermanentError
 from consumer.policy.redact import Redactor
@@ -19,6 +20,14 @@ from consumer.policy.redact import Redactor
 MAX_BYTES = 64 * 1024
 #: What a key of a Kubernetes secret may be; no dot first: there lie Kubernetes' own directories.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}")
+
+
+class Source(Protocol):
+    """Where secrets are that are neither in the environment nor in files."""
+
+    async def read(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The values of those of the named secrets that there are. Raises StepError."""
+        ...
 
 
 class SecretStore:
@@ -30,6 +39,8 @@ class SecretStore:
         self._environ = os.environ if environ is None else environ
         self._prefix = prefix
         self._directory = directory
+        self.beyond: Source | None = None
+        """Asked last, by `load` only; set by who owns it."""
         self._given: frozenset[str] = frozenset()
         self._redactor = Redactor(())
 
@@ -44,10 +55,16 @@ class SecretStore:
         return self._environ.get(self._prefix + name) or self._read(name) or None
 
     async def load(self, names: Iterable[str]) -> dict[str, str]:
-        """The values of those of the named secrets that there are; files are read off the event loop."""
+        """The values of those of the named secrets that there are; files are read off the event loop.
+
+        Raises StepError where one can't be had now, or can't be used.
+        """
         wanted = sorted(set(names))
         values = await asyncio.to_thread(lambda: [self.get(name) for name in wanted]) if wanted else []
         found = {name: value for name, value in zip(wanted, values, strict=True) if value is not None}
+        missing = [name for name in wanted if name not in found and _NAME.fullmatch(name)]
+        if missing and self.beyond is not None:
+            found.update(await self.beyond.read(missing))
         if not self._given.issuperset(found.values()):
             self._given |= frozenset(found.values())
             self._redactor = Redactor(self._given)

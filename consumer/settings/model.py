@@ -233,6 +233,24 @@ class Settings(BaseModel):
         "WPK_SECRET_"
     )
     """Environment variables that begin with it are secrets: WPK_SECRET_DB_PASSWORD is `${secrets.DB_PASSWORD}`."""
+    vault_addr: Url | None = None
+    """A HashiCorp Vault, asked for secrets that are neither in the environment nor in files, when a step starts."""
+    vault_path: str | None = Field(default=None, min_length=1)
+    """The agent's secret in Vault's key-value store (version 2), such as wpk/agent: its field X is `${secrets.X}`."""
+    vault_mount: str = Field(default="secret", min_length=1)
+    """Where that store is mounted."""
+    vault_namespace: str | None = None
+    """Namespace of Vault Enterprise."""
+    vault_token_file: File | None = None
+    """File with the token for Vault, read for each request: let Vault's agent renew it."""
+    vault_role: str | None = None
+    """Instead of a token: the role for a login by the pod's Kubernetes account."""
+    vault_auth_mount: str = Field(default="kubernetes", min_length=1)
+    """Where Vault's auth method `kubernetes` is mounted."""
+    vault_account_file: File = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    """Token of that account, read for each login."""
+    vault_cafile: File | None = None
+    """PEM file of the authorities that may have signed Vault's certificate; without it, the system's."""
     policy_file: Literal["open"] | File | None = None
     """YAML file that says who may run what: docs/security.md. Without it only k8s steps that change nothing and delays
     run; `open` allows everything, for trying out. One that can't be used ends the start; a change of it counts
