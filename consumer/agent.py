@@ -197,6 +197,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         factory = _factory(settings, connection, names, guarantee, report, metrics)
         packages = _packages(settings, connection, names, closing)
         services = _services(settings, adapters, metrics, secrets, policy, packages)
+        services.partitions = report.partitions or 0  # 0: nothing signed counts
         keeper = parts.keeper = PolicyKeeper(services, file)
         supervisor = parts.supervisor = await stack.enter_async_context(supervising(services, _state_reader(factory)))
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)

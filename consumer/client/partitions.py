@@ -18,9 +18,9 @@ from consumer.journal.connection import KafkaConnection, explain
 _SIGN = 0x7FFFFFFF
 
 
-def partition_of(execution_id: str, partitions: int) -> int:
+def partition_of(key: str | bytes, partitions: int) -> int:
     """The partition that the Java client's default partitioner gives a record with that key (murmur2)."""
-    return (int(murmur2(execution_id.encode())) & _SIGN) % partitions
+    return (int(murmur2(key.encode() if isinstance(key, str) else key)) & _SIGN) % partitions
 
 
 async def count_partitions(connection: KafkaConnection, topics: Iterable[str]) -> int:

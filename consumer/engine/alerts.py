@@ -6,6 +6,7 @@ fact `recipient`. One that can't be sent never stops a run: it is a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
@@ -26,6 +27,8 @@ from schemas.wpk import Alert
 #: They stand in the state of the execution and in its results.
 MAX_ALERTS, MAX_RECIPIENTS, MAX_LENGTH = 10, 20, 2048
 _PATH = "spec.monitoring.alerts"
+#: One address and nothing else: a text with a comma or a name would be judged as one, and sent to another.
+_RECIPIENT = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
 _OFF = "alerts are not sent by this agent (WPK_ALERTS is off); subscribe to the results topic"
 
 
@@ -135,7 +138,10 @@ def _judge(plan: PlannedAlert, name: str, given: _Values, permit: Permit, servic
 
 def _facts(plan: PlannedAlert, given: _Values, services: Services) -> Iterator[Facts]:
     if plan.type == "email":
-        yield from ({"recipient": given.revealed(recipient)} for recipient in plan.to)
+        for recipient in (given.revealed(each) for each in plan.to):
+            if not _RECIPIENT.fullmatch(recipient):
+                raise _Unsendable("each recipient must be one plain address, like oncall@example.com")
+            yield {"recipient": recipient}
         return
     tell = getattr(services.adapters.get("api"), "facts", None)
     if not callable(tell):

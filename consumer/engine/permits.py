@@ -81,13 +81,14 @@ def of_run(state: ExecutionState, package: WorkflowPackage, parameters: JsonObje
 def run_of(asked: Asked, package: WorkflowPackage, policy: Policy) -> tuple[Run, Verified]:
     """The run that is asked for, and what the package's signature is worth."""
     signed = signatures.verify(policy.file, asked.document, at=asked.at)
+    known = {key.name for key in policy.file.command_keys}  # one that was taken out since proves nothing any more
     run = Run.of(
         package,
         requester=asked.requester,
         labels=asked.labels,
         dry_run=asked.dry_run,
         signed_by=signed.keys,
-        command_key=asked.command_key,
+        command_key=asked.command_key if asked.command_key in known else None,
     )
     return run, signed
 
@@ -117,7 +118,7 @@ def of_package(
             digest=policy.digest,
             rules=tuple(rules)[:_MAX_RULES],
             signed_by=signed.keys,
-            command_key=asked.command_key,
+            command_key=run.command_key,
         ),
         limits=policy.limits(run, package),
         must_wait=policy.must_wait(run),
@@ -158,7 +159,7 @@ def steps_of(
 
 
 def require(
-    permit: Permit, handler: Handler, phase: Phase, scope: ExecutionScope, services: Services, *, final: bool = True
+    run: Run, handler: Handler, phase: Phase, scope: ExecutionScope, services: Services, *, final: bool = True
 ) -> None:
     """Raises PermanentError `forbidden` where the policy does not let the step act with the values that it has now."""
     policy = services.policy
@@ -167,7 +168,7 @@ def require(
     adapter = services.adapters[handler.type]
     revealed = scope.secrets if callable(scope.secrets) else lambda name: None
     used = _secrets(handler.config, scope.parameters, lambda name: revealed(name) is not None)
-    verdict = policy.judge(permit.run, _step(handler, phase, adapter, scope, used), final=final)
+    verdict = policy.judge(run, _step(handler, phase, adapter, scope, used), final=final)
     if verdict.decision is Decision.REFUSED:
         by = f" (policy {policy.digest})" if policy.digest else ""
         raise PermanentError(f"{verdict.message}{by}", code="forbidden")

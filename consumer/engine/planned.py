@@ -15,6 +15,7 @@ from schemas.wpk import Handler
 
 #: Beside a plan's detail there is room for its summary and digest (bytes).
 _BESIDE = 512
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _THIS = "(this execution)"
 
 
@@ -37,7 +38,8 @@ def planned(plan: Plan, handler: Handler, context: StepContext, redactor: Redact
 
 def _own(handler: Handler, context: StepContext) -> re.Pattern[str]:
     own = [re.escape(context.idempotency_key)]
-    if any(expression == "execution.id" for _, expression in values.expressions(dict(handler.config))):
+    generated = _UUID.fullmatch(context.execution_id)  # an id that somebody chose may be a namespace's name
+    if generated and any(expression == "execution.id" for _, expression in values.expressions(dict(handler.config))):
         own.append(rf"(?<![A-Za-z0-9]){re.escape(context.execution_id)}(?![A-Za-z0-9])")
     return re.compile("|".join(own))
 

@@ -51,12 +51,12 @@ async def prepare(execution: Execution, services: Services) -> Prepared | None:
     if _ended(execution):  # cancelled before its task ran: its package was never checked, and may be none
         return None
     if state.status in (Status.PENDING, Status.AWAITING_APPROVAL):
-        checked = await _check(state, services)
+        document = await _check(state, services)
         if _ended(execution):  # cancelled meanwhile
             return None
         while True:
             policy = services.policy
-            checked, permit = await _judged(execution, checked, services)
+            checked, permit = await _judged(execution, document, services)
             if policy is services.policy:  # else its file changed meanwhile: who judges is who is in force
                 break
         if _ended(execution):
@@ -163,10 +163,23 @@ def decide(
         return [events.ExecutionCompleted(**fields, validate_only=True, warnings=warnings)]
     if _must_wait(state, checked.package, permit):
         return _waiting(state, checked.package, permit, now, services)
-    if state.approved_until is not None and now >= state.approved_until:
-        return [answers.approval_expired(state, now)]
+    if ended := _approved_no_more(state, permit, services.policy, now):
+        return ended
     # An approved plan is made again before it begins, by the runner.
     return [start(checked.package, permit, (*checked.warnings, *permit.warnings))] if not state.approved_plan else []
+
+
+def _approved_no_more(state: ExecutionState, permit: Permit, policy: Policy, now: datetime) -> list[EventData]:
+    """The end of what was approved, where that is too little by the policy of now, or too long ago."""
+    people = [(given.by, given.key) for given in state.approvals]
+    missing = approvals.missing(steering.quorums(policy, permit.run, people), state.approvals) if people else None
+    if missing is not None and state.approved_by is not None:
+        message = f"it was approved by {state.approved_by}, but by the policy of now {missing}"
+        problem = Problem(path="approval", message=f"{message}; submit it under a new id")
+        return _refused(state, [problem], now, code="forbidden")
+    if state.approved_until is not None and now >= state.approved_until:
+        return [answers.approval_expired(state, now)]
+    return []
 
 
 def _unrehearsed(state: ExecutionState, permit: Permit) -> list[Problem]:

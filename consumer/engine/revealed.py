@@ -8,7 +8,7 @@ import structlog
 from pydantic import JsonValue
 
 from consumer.engine.services import Services
-from consumer.errors import StepError
+from consumer.errors import StepError, TemporaryError
 from consumer.policy.redact import Redactor
 from consumer.workflow import values
 from schemas.execution import ExecutionState, StepStatus
@@ -58,6 +58,8 @@ class Revealed:
                 _log.warning(
                     "secrets.not_recalled", execution=state.execution_id, step=handler.name, problem=str(error)
                 )
+                if isinstance(error, TemporaryError):  # their source is away: each further step would wait as long
+                    return
 
     def shows(self, value: JsonValue) -> bool:
         """Whether a secret can be read in the value."""

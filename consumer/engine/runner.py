@@ -118,8 +118,11 @@ class Runner:
             await self._part()
             self._take_results()
             await self._judge_anew()
-            if self._wants_plan and self._slots.take(execution):
+            if self._wants_plan and self._parting is Parting.NONE and self._slots.take(execution):
                 await self._plan_again()
+                if self._wants_plan:  # broken off: the agent stops
+                    self._slots.rest(execution)
+                await self._judge_anew()  # the plan took its time: the policy may be another
             decision = self._decide()
             if execution.staged:
                 await execution.flush()
@@ -191,14 +194,14 @@ class Runner:
         again = replan.scratch(execution, self._services)
         work = asyncio.create_task(Runner(again, self._services, Slots(1, lambda: None)).run(), name="plan")
         try:
-            while not work.done() and not execution.state.over:
+            while not work.done() and not execution.state.over and self._parting is Parting.NONE:
                 execution.changed.clear()
                 waiting = asyncio.create_task(execution.changed.wait())
                 try:
                     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     await tasks.cancel_and_wait(waiting)
-            if execution.state.over:
+            if execution.state.over or not work.done():
                 return
             await work
         finally:

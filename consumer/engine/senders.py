@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from consumer.client.partitions import partition_of
 from consumer.engine import permits
 from consumer.engine.incoming import Incoming, Understood
 from consumer.engine.services import Services
 from consumer.policy import command_signatures, steering
 from consumer.policy.command_signatures import Proof, Signed
-from consumer.policy.judge import SIGNATURE_PATH
+from consumer.policy.judge import SIGNATURE_PATH, Policy
 from consumer.policy.run import Run
 from consumer.policy.steering import Sender
 from consumer.workflow.approvals import ANYBODY, Quorum
@@ -22,6 +23,11 @@ from schemas.execution import ExecutionState
 from schemas.failure import Problem
 from schemas.policy import Action
 from schemas.wpk import WorkflowPackage
+
+_ASTRAY = (
+    "a signed command counts only on the partition to which murmur2 of its key leads (the Java client's default "
+    "partitioner), so that a copy on another one does not run anew; give the execution's id as key"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +69,46 @@ def judge(
     refused = next((why for each in actions if (why := steering.refusal(policy, run, each, sender)) is not None), None)
     if refused is not None or not isinstance(command, ControlCommand) or action != "approve" or state is None:
         return Judged(source=source, problem=refused)
+    unsound = _unsound(command, proof, state, policy, run)
+    if unsound is not None:
+        return Judged(source=source, problem=unsound)
+    people = [*((given.by, given.key) for given in state.approvals), (command.requested_by or "", proof.key)]
+    return Judged(source=source, quorums=steering.quorums(policy, run, people))
+
+
+def _unsound(command: ControlCommand, proof: Proof, state: ExecutionState, policy: Policy, run: Run) -> Problem | None:
+    """Why an approval by somebody who may approve can't be about this execution."""
+    if proof.made_at is not None and state.accepted_at is not None and proof.made_at < state.accepted_at:
+        early = "it was signed before this execution was accepted, so it can't be about it; look at it, and sign again"
+        return Problem(path=SIGNATURE_PATH, message=early)
     unplanned = None if command.digest is not None else steering.without_plan(policy, run)
-    if unplanned is not None:
-        return Judged(source=source, problem=Problem(path="digest", message=unplanned))
-    people = [given.by for given in state.approvals]
-    return Judged(source=source, quorums=steering.quorums(policy, run, [*people, command.requested_by or ""]))
+    return None if unplanned is None else Problem(path="digest", message=unplanned)
 
 
 def _proof(incoming: Incoming, content: Understood, services: Services) -> Proof:
     if services.policy.open or not command_signatures.is_signed(incoming.headers):
         return Proof()
     file = services.policy.file
-    return command_signatures.prove(
+    proof = command_signatures.prove(
         file,
         Signed(topic=incoming.source.topic, execution_id=content.execution_id, key=incoming.key, value=incoming.value),
         incoming.headers,
         requester=content.command.requested_by,
         now=services.clock.now(),
-        max_age=min(file.command_signatures.max_age, services.limits.state_retention),
+        # What was signed by a clock ahead must be too old before its execution is forgotten.
+        max_age=min(
+            file.command_signatures.max_age,
+            max(0.0, services.limits.state_retention - command_signatures.SKEW.total_seconds()),
+        ),
     )
+    return proof if proof.key is None or _at_home(incoming, services.partitions) else Proof(problem=_ASTRAY)
+
+
+def _at_home(incoming: Incoming, partitions: int) -> bool:
+    """Whether it lies where its key leads: an id is known on its own partition only, so a copy on another runs anew."""
+    if not incoming.key or not partitions:
+        return False
+    return partition_of(incoming.key, partitions) == incoming.source.partition
 
 
 def _run(state: ExecutionState | None, services: Services, *, awaited: bool) -> Run | None:
@@ -98,7 +125,8 @@ def _run(state: ExecutionState | None, services: Services, *, awaited: bool) -> 
     except (ValidationError, ValueError):
         name = state.workflow_name or ""
         return Run(workflow=name, requester=state.requested_by, labels=state.labels, command_key=state.command_key)
-    return permits.run_of(permits.asked_by(state), package, services.policy)[0]
+    run = permits.run_of(permits.asked_by(state), package, services.policy)[0]
+    return replace(run, command_key=state.command_key)  # whose it is stays proven by that key only, or by none
 
 
 def with_policy(drafts: Sequence[EventData], services: Services) -> list[EventData]:

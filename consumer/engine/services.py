@@ -64,6 +64,8 @@ class Services:
     policy: Policy
     """Who may run what. Another one once its file has changed: within one decision, ask one."""
     metrics: Metrics
+    partitions: int = 1
+    """How many each topic has: a signed command counts on its key's own only."""
     draw: Callable[[], float]
     """A number in [0, 1): the jitter of a backoff."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@ raises."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -25,6 +26,7 @@ from consumer.engine.strays import LeftBehind, TooLong
 from consumer.engine.trim import clip, plain, plain_text, trim
 from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepError, TemporaryError
 from consumer.policy.judge import Policy
+from consumer.policy.run import Run
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
 from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
@@ -46,6 +48,8 @@ _MAX_UNDO = 800_000
 _MAX_MESSAGE, _MAX_MESSAGES = 4000, 100_000
 #: Stands for a secret that can't be had, where only the kind of action is asked for.
 _UNREVEALED = "unknown"
+#: Seconds for secrets where they only help to tell what kind of step it is.
+_GLANCE = 1.0
 _OTHERWISE = (
     "the agent was interrupted while it ran, and what it is configured to do now may not simply be made again; whether "
     "it took effect is not known"
@@ -171,8 +175,9 @@ class StepRunner:
     async def _action(self, handler: Handler, phase: Phase) -> Action | None:
         """What the step would do; a secret that can't be had is the attempt's own matter, which says so."""
         try:
-            with contextlib.suppress(StepError):
-                await self._secrets.complete(handler)
+            with contextlib.suppress(StepError, TimeoutError):
+                async with asyncio.timeout(_GLANCE):  # only what kind of step it is is asked here
+                    await self._secrets.complete(handler)
             known = self._secrets.latest
             scope = replace(self._scope(phase, attempt=1), secrets=lambda name: known.get(name, _UNREVEALED))
             return self._adapter(handler).prepare(dict(handler.config), scope)
@@ -311,10 +316,10 @@ class StepRunner:
         await self._secrets.fetch(handler)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
-            permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services, final=False)
+            permits.require(self._run(), handler, attempt.phase, scope, self._services, final=False)
             return self._planned(_unknowable(handler, adapter, scope), handler, context)
         action = adapter.prepare(dict(handler.config), scope)
-        permits.require(self._prepared.permit, handler, attempt.phase, scope, self._services)
+        permits.require(self._run(), handler, attempt.phase, scope, self._services)
         self._require_namespaces(handler, scope)
         if attempt.repeated and not attempts.may_repeat(handler, repeatable=action.repeatable, dry=context.dry_run):
             raise PermanentError(_OTHERWISE, code="interrupted")
@@ -336,6 +341,12 @@ class StepRunner:
         message = limits.too_many((name for each in extents for name in each.namespaces), bounds)
         if message is not None:
             raise PermanentError(message, code="limit")
+
+    def _run(self) -> Run:
+        """As the policy in force sees it: a key that was taken out of it counts no more."""
+        if self._prepared.policy is self._services.policy:
+            return self._prepared.permit.run
+        return permits.run_of(permits.asked_by(self._execution.state), self.package, self._services.policy)[0]
 
     async def _may_act(self) -> None:
         """The owner's last look before an effect: to fetch the secrets may have taken long, or the process stood still

@@ -15,7 +15,7 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
-from consumer.engine import prepare, senders
+from consumer.engine import prepare, resolving, senders
 from consumer.engine.dead_letter import dead_letter
 from consumer.engine.execution import Execution
 from consumer.engine.incoming import Incoming, Refused, Understood, Unreadable
@@ -167,6 +167,8 @@ class Supervisor:
     def _weigh(self, execution: Execution) -> None:
         self._held_bytes -= execution.weight
         execution.weight = len(orjson.dumps(execution.state.command))
+        if resolving.is_needed(execution.state):  # its package is yet to come, and may be as large as that
+            execution.weight = max(execution.weight, self._services.limits.max_command_bytes)
         self._held_bytes += execution.weight
         self._measure()
 

@@ -459,6 +459,8 @@ class PartitionOwner:
             seen = await look_back(state_log, mark.value or b"", self._epoch)
         if self._writer.atomic and batch.number in seen.batches:
             self._proven_at = started
+            if batch.offsets:  # the writer's proof may have set the group back to where it was before the batch
+                await self._write(self._batch([self._offsets_record()], batch.offsets))
         else:
             await self._write(batch)
 

@@ -63,8 +63,9 @@ class Publications:
         self._contents: OrderedDict[str, tuple[JsonObject, int]] = OrderedDict()
         self._next = 0
         self._lock = asyncio.Lock()
-        self._begun = 0
-        """Readings that were begun: who finds that one began after it asked needs none of its own."""
+        self._begun = self._complete = 0
+        """Readings that were begun, and the last that came to its end: who finds that one which began after it asked is
+        complete needs none of its own."""
 
     @property
     def position(self) -> int:
@@ -107,9 +108,10 @@ class Publications:
         answer."""
         asked = self._begun
         async with self._lock:
-            if self._begun > asked:
+            if self._complete > asked:
                 return
             self._begun += 1
+            mine = self._begun
             await self._require()
             with _mapped(self.topic, self._connection):
                 records = read_partition(self._connection, self.topic, PARTITION, self._next)
@@ -117,6 +119,7 @@ class Publications:
                     async for record in records:
                         self._take(record)
                         self._next = record.offset + 1
+            self._complete = mine
 
     async def _require(self) -> None:
         """Reading a topic that is not there would create it on some brokers."""

@@ -67,7 +67,11 @@ class HttpPackages:
             self._kept.move_to_end(reference)
             return kept.package
         _check_status(request, reference, answer)
-        found = Resolved(content=(content := _content(request, answer)), digest=digest(content), origin=str(url))
+        content = _content(request, answer)
+        try:
+            found = Resolved(content=content, digest=digest(content), origin=str(url))
+        except ValueError as error:  # such as a number that JSON's canonical form does not have
+            raise PermanentError(f"{request}: {error}", code="bad_package") from error
         _check_named(request, reference, found)
         self._keep(reference, answer, found)
         return found

@@ -62,7 +62,7 @@ class Sender:
 
     async def _post(self, notice: Notice, address: str, body: bytes, key: str | None) -> None:
         headers = [("Content-Type", "application/json"), *_signed(notice.id, self.now(), body, key)]
-        if notice.alert.type == "registry" and self.registry_token is not None:
+        if notice.trusted and notice.alert.type == "registry" and self.registry_token is not None:
             headers.append(("Authorization", f"Bearer {self.registry_token}"))
         try:
             url = parse_url(address)

@@ -22,8 +22,8 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from consumer.policy import matching, signatures
 from consumer.policy.signatures import SignatureError
@@ -34,7 +34,7 @@ HEADER, TIME_HEADER = "wpk-signature", "wpk-signed-at"
 KEY_TYPES: tuple[KeyType, ...] = ("ecdsa-p256", "ecdsa-p384", "ed25519")
 Headers = Sequence[tuple[str, bytes]]
 #: Clocks of those who sign may go before the agent's by so much.
-_SKEW = timedelta(minutes=5)
+SKEW = timedelta(minutes=5)
 _MAX_TEXT = 1024
 
 
@@ -61,6 +61,7 @@ class Proof:
 
     key: str | None = None
     """The name of the policy's key that signed it; None: unsigned, so that its requester is a claim."""
+    made_at: datetime | None = field(default=None, compare=False)
     problem: str | None = None
     """Why it is refused: a signature that does not hold is refused even where none is required."""
 
@@ -87,7 +88,7 @@ def prove(
     untimely = _untimely(made_at, now, max_age)
     if untimely is not None:
         return Proof(problem=untimely)
-    return _by_one_of(file.command_keys, signature, signed.text(at), requester, now)
+    return replace(_by_one_of(file.command_keys, signature, signed.text(at), requester, now), made_at=made_at)
 
 
 def _by_one_of(
@@ -116,7 +117,10 @@ def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time beyond the years 1 to 9999") from None
 
 
 def _one(headers: Headers, wanted: str) -> str:
@@ -130,7 +134,7 @@ def _one(headers: Headers, wanted: str) -> str:
 
 
 def _untimely(made_at: datetime, now: datetime, max_age: float) -> str | None:
-    if made_at > now + _SKEW:
+    if made_at > now + SKEW:
         return f"it was signed at {format_moment(made_at)}, which is yet to come; set the clock of who signs"
     if made_at < now - timedelta(seconds=max_age):
         return (

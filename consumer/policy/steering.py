@@ -36,8 +36,8 @@ def refusal(policy: Policy, run: Run, action: Action, sender: Sender) -> Problem
         if unproven is not None:
             return Problem(path=SIGNATURE_PATH, message=unproven)
     lists = [each for each in policy.requirements(run) if each.approvers is not None]
-    if action in ("approve", "reject") and lists and sender.name:
-        return _unless_approver(policy, lists, action, sender.name)
+    if action in ("approve", "reject") and lists:
+        return _unless_approver(policy, lists, action, sender.name or "")
     entries = policy.file.commands
     if entries is None or any(_lets(each, run, action, sender) for each in entries):
         return None
@@ -55,8 +55,8 @@ def _unless_approver(policy: Policy, lists: Sequence[Requirement], action: Actio
         return None
     first = lists[0]
     message = (
-        f"{who} may not {action} it: the requirement {first.name} of {policy.origin} names as approvers "
-        f"{', '.join(first.approvers or ())}"
+        f"{who or 'somebody who gave no name'} may not {action} it: the requirement {first.name} of {policy.origin} "
+        f"names as approvers {', '.join(first.approvers or ())}"
     )
     others = "; ".join(f"{each.name} names {', '.join(each.approvers or ())}" for each in lists[1:])
     return Problem(path=_WHO, message=f"{message}; {others}" if others else message)
@@ -85,18 +85,26 @@ def _is_own(run: Run, sender: Sender) -> bool:
     return same and (run.command_key is None or run.command_key == sender.key)
 
 
-def quorums(policy: Policy, run: Run, people: Sequence[str]) -> Sequence[Quorum]:
-    """Whose approvals the run needs; of the people it is told who counts for each."""
+def quorums(policy: Policy, run: Run, people: Sequence[tuple[str, str | None]]) -> Sequence[Quorum]:
+    """Whose approvals the run needs; of the people (with their keys) it is told who counts for each.
+
+    A key that the policy has no more does not count, nor does who did not sign where signatures are required by now.
+    """
     if policy.open:
         return ANYBODY
-    found = []
+    found, known = [], {key.name for key in policy.file.command_keys}
+    sound = [(who, key) for who, key in people if key is None or key in known]
     for each in policy.requirements(run):
         if each.approval == "optional" and each.approvers is None and each.approvals == 1:
             continue
         approvers = each.approvers
-        members = None if approvers is None else frozenset(who for who in people if matching.fits(who, approvers))
+        members = frozenset(
+            who
+            for who, key in sound
+            if (approvers is None or matching.fits(who, approvers)) and policy.unproven(each, key) is None
+        )
         found.append(Quorum(name=each.name, needed=each.approvals, approvers=approvers, members=members))
-    return found or ANYBODY
+    return found or (Quorum(name="the package", members=frozenset(who for who, _ in sound)),)
 
 
 def without_plan(policy: Policy, run: Run) -> str | None:

@@ -58,7 +58,8 @@ def of_result(event: Event, own: Sequence[PlannedAlert]) -> Iterator[Notice]:
 
 
 def _id(data: ExecutionResult, place: str, index: int) -> str:
-    text = f"{data.execution_id}/{data.seq}/{place}/{index}"
+    # By the hash two results of one seq are told apart: without transactions a replaced owner's may stand there too.
+    text = f"{data.execution_id}/{data.seq}/{data.hash}/{place}/{index}"
     return f"wpk_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 

@@ -67,6 +67,10 @@ def _why_not(command: ExecuteCommand, known: ExecutionState | None) -> str | Non
         (not known.over, f"has not ended: it is {known.status}; wait for its end"),
         (known.status is not Status.COMPLETED, f"did not complete: it is {known.status}"),
         (isinstance(package, dict) and digest(package) != known.wpk_digest, _OTHER),
+        (
+            known.parameters_digest is None,
+            "was made by an older agent, which did not note its parameters; make another",
+        ),
         (digest({**command.parameters}) != known.parameters_digest, "had other parameters"),
     )
     return next((reason for applies, reason in reasons if applies), None)

@@ -80,6 +80,9 @@ def test_a_step_that_may_fail_counts_by_the_kind_of_its_failure() -> None:
     assert plan_digest(failing("not_found", "no")) not in (None, plan_digest(failing("forbidden", "no")))
 
 
+THIRD = "00000000-0000-4000-8000-333333333333"
+
+
 def digest_in(execution: str, command: str, detail: dict[str, JsonValue]) -> JsonValue:
     handler = Handler(name="one", type="shell", config={"command": command})
     step = context(Recorder().log, execution_id=execution, step="one", dry_run=True)
@@ -88,11 +91,14 @@ def digest_in(execution: str, command: str, detail: dict[str, JsonValue]) -> Jso
 
 
 def test_the_digest_of_a_step_does_not_know_which_execution_it_is() -> None:
-    for name in ("e1", "run-2"):
+    for name in ("0" * 8 + "-0000-4000-8000-" + "1" * 12, "0" * 8 + "-0000-4000-8000-" + "2" * 12):
         detail: dict[str, JsonValue] = {"headers": {"Idempotency-Key": f"{name}/run/one"}, "url": f"/runs/{name}?x"}
         assert digest_in(name, "${execution.id}", detail) == digest_in(
-            "third", "${execution.id}", {"headers": {"Idempotency-Key": "third/run/one"}, "url": "/runs/third?x"}
+            THIRD, "${execution.id}", {"headers": {"Idempotency-Key": f"{THIRD}/run/one"}, "url": f"/runs/{THIRD}?x"}
         )
+    assert digest_in("staging", "${execution.id}", {"namespace": "staging"}) != digest_in(
+        "production", "${execution.id}", {"namespace": "production"}
+    )
     assert digest_in("api", "restart", {"name": "api"}) != digest_in("db", "restart", {"name": "db"})
 
 
