@@ -124,14 +124,16 @@ async def test_a_server_that_is_not_there_is_asked_again(transport: Transport) -
         ({"something": 1}, 'no object with "wpk_content"'),
         ({"wpk_content": [1]}, 'no object with "wpk_content"'),
         ({"wpk_content": package(**{"x-padding": "x" * (1 << 20)})}, "larger than 1 MB"),
+        ({"wpk_content": package(**{"x-number": 1 << 53})}, "no canonical JSON form"),
     ],
 )
 async def test_an_answer_that_is_not_what_was_asked_for_is_refused(
     server: Server, transport: Transport, body: object, why: str
 ) -> None:
     server.answer(PATH, 200, body=body)
-    with pytest.raises(PermanentError, match=why):
+    with pytest.raises(PermanentError, match=why) as caught:
         await HttpPackages(server.base, transport).resolve("small-1.0.0")
+    assert caught.value.code == "bad_package"
 
 
 async def test_a_digest_holds_the_registry_to_the_very_content(server: Server, transport: Transport) -> None:

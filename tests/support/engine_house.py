@@ -110,9 +110,16 @@ class House:
         """What a next owner would load."""
         return load(self.log)[execution_id]
 
-    async def send(self, command: Command, headers: Sign = lambda signed: (), *, awaited: bool = False) -> None:
+    async def send(
+        self,
+        command: Command,
+        headers: Sign = lambda signed: (),
+        *,
+        awaited: bool = False,
+        key: bytes | None = b"e1",
+    ) -> None:
         """The command, taken in and durable. `headers` may sign it."""
-        execution_id, value, key = command.execution_id or "e1", command.model_dump_json().encode(), b"e1"
+        execution_id, value = command.execution_id or "e1", command.model_dump_json().encode()
         incoming = Incoming(
             topic=ROLES[type(command)],
             source=Source(topic="t", partition=0, offset=next(_offsets)),

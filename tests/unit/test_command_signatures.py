@@ -146,6 +146,8 @@ def test_a_time_that_was_not_signed_does_not_make_a_signature_younger(alice: Key
         ([(HEADER, b"AA=="), (HEADER, b"AA=="), (TIME_HEADER, b"2026-01-01T00:00:00Z")], "is there 2 times"),
         ([(HEADER, b"?"), (TIME_HEADER, b"2026-01-01T00:00:00Z")], "is base64"),
         ([(HEADER, b"AA=="), (TIME_HEADER, b"2026-01-01T00:00:00")], "a time in ISO 8601"),
+        ([(HEADER, b"AA=="), (TIME_HEADER, b"0001-01-01T00:00:00+14:00")], "a time in ISO 8601"),
+        ([(HEADER, b"AA=="), (TIME_HEADER, b"9999-12-31T23:59:59-14:00")], "a time in ISO 8601"),
         ([(HEADER, b"\xff"), (TIME_HEADER, b"2026-01-01T00:00:00Z")], "is base64"),
         ([(HEADER, b"A" * 2000), (TIME_HEADER, b"2026-01-01T00:00:00Z")], "at most 1024"),
         ([(HEADER, b"AA=="), (TIME_HEADER, b"2026-01-01T00:00:00Z")], "no ECDSA signature in DER"),
@@ -278,3 +280,64 @@ async def test_one_key_is_one_person_whatever_names_it_may_use(probe: Any, bob: 
         for who in ("bob", "bert"):
             await h.send(ControlCommand(execution_id="e1", action="approve", requested_by=who), now_by(bob))
         assert h.names()[-2:] == ["execution.approval_given", "command.duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "key", "counts"),
+    [(3, b"e1", True), (2, b"e1", False), (1, None, False), (1, b"", False), (0, b"e1", False)],
+)
+async def test_a_signed_command_counts_on_the_partition_of_its_key_only(
+    probe: Any, alice: Key, partitions: int, key: bytes | None, counts: bool
+) -> None:
+    """It lies on partition 0, to which murmur2 of e1 leads among three, but not among two."""
+    async with house(probe, policy=policy(SIGNED_RULE, alice)) as h:
+        h.services.partitions = partitions
+        await h.send(command(), now_by(alice), key=key)
+        if counts:
+            assert (await h.over()).status is Status.COMPLETED
+        else:
+            assert "counts only on the partition to which murmur2 of its key leads" in (told := await refused(h))
+            assert "give the execution's id as key" in told
+
+
+async def test_a_key_that_was_taken_out_of_the_policy_does_not_prove_who_asked_for_a_run_that_waits(
+    probe: Any, alice: Key, bob: Key
+) -> None:
+    wants = SIGNED_RULE + "\nrequirements: [{name: r, approval: required}]"
+    async with house(probe, policy=policy(wants, alice, bob)) as h:
+        await h.send(command(), now_by(alice))
+        await h.until(lambda state: state.status is Status.AWAITING_APPROVAL)
+        h.services.policy = policy(wants, bob)
+        await h.send(ControlCommand(execution_id="e1", action="approve", requested_by="bob"), now_by(bob))
+        assert "such steps are allowed by alice, but to signed commands only" in await refused(h)
+
+
+async def test_an_approval_by_a_key_that_was_taken_out_of_the_policy_counts_no_more(
+    probe: Any, alice: Key, bob: Key
+) -> None:
+    wants = "rules: [{name: all, effect: allow}]\nrequirements: [{name: two, approval: required, approvals: 2}]"
+    async with house(probe, policy=policy(wants, alice, bob)) as h:
+        await h.send(command().model_copy(update={"requested_by": "carol"}))
+        await h.until(lambda state: state.status is Status.AWAITING_APPROVAL)
+        approve = ControlCommand(execution_id="e1", action="approve", requested_by="bob")
+        await h.send(approve, now_by(bob))
+        h.services.policy = policy(wants, alice)
+        await h.send(approve.model_copy(update={"requested_by": "alice"}), now_by(alice))
+        assert h.names()[-1] == "execution.approval_given"
+        assert h.kept().approvals_missing == "two wants 1 more approval"
+
+
+async def test_an_approval_that_was_signed_before_the_execution_was_accepted_is_refused(
+    probe: Any, alice: Key, bob: Key
+) -> None:
+    wants = "rules: [{name: all, effect: allow}]\nrequirements: [{name: r, approval: required}]"
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    async with house(probe, policy=policy(wants, alice, bob)) as h:
+        await h.send(command(), now_by(alice))
+        await h.until(lambda state: state.status is Status.AWAITING_APPROVAL)
+        approve = ControlCommand(execution_id="e1", action="approve", requested_by="bob")
+        await h.send(approve, lambda signed: bob.headers(signed, before))
+        assert "it was signed before this execution was accepted" in h.events()[-1].data.error_message  # type: ignore[attr-defined]
+        assert h.kept().status is Status.AWAITING_APPROVAL
+        await h.send(approve, now_by(bob))
+        assert (await h.over()).status is Status.COMPLETED

@@ -37,7 +37,12 @@ def data(running: House, name: str) -> Any:
 
 async def run(probe: Any, *wanted: dict[str, Any], policy: Policy = OPEN, alerts: bool = True) -> House:
     """The house after a run of a package with these alerts."""
-    parameters = {"host": "hooks.example.com", "team": "a/b", "sly": "${secrets.OTHER}"}
+    parameters = {
+        "host": "hooks.example.com",
+        "team": "a/b",
+        "other": "spy@elsewhere.example,a",
+        "sly": "${secrets.OTHER}",
+    }
     async with house(probe, adapters={"api": ApiAdapter()}, secrets=SECRETS, policy=policy, alerts=alerts) as h:
         wpk = package(step("a"), monitoring={"alerts": list(wanted)})
         await h.execute(wpk, parameters=parameters, requested_by="alice")
@@ -70,6 +75,9 @@ async def test_parameters_are_put_in_and_never_looked_through_for_secrets(probe:
         (alert(url="https://hooks.example.com/${secrets.OTHER}"), "or to use that secret"),
         (alert(url="https://${secrets.PLACE}/"), "to where PLACE leads"),
         (alert("email", recipients=["a@example.com", "spy@elsewhere.example"]), "no rule of p.yaml allows"),
+        (alert("email", recipients=["spy@elsewhere.example, a@example.com"]), "must be one plain address"),
+        (alert("email", recipients=["spy@elsewhere.example <a@example.com>"]), "must be one plain address"),
+        (alert("email", recipients=["a@example.com", "${other}@example.com"]), "must be one plain address"),
         (alert(url="https://hooks.example.com/${nothing}"), "has no value"),
         (alert("slack", webhook="${SLACK_WEBHOOK_URL}"), "has no value"),
         (alert(url="https://hooks.example.com/${steps.a.output.x}"), "has no value"),
@@ -129,3 +137,19 @@ async def test_a_secret_that_can_not_be_read_stops_no_run(probe: Any) -> None:
         state = await h.over()
     assert state.status is Status.COMPLETED
     assert "the secret HOOK can't be read" in str(data(h, "execution.started").warnings)
+
+
+async def test_a_policy_that_changes_during_the_check_leaves_none_of_the_old_ones_problems(probe: Any) -> None:
+    """It changes while the secrets of an alert are read, after the limits of the old one were asked."""
+    async with house(probe, adapters={"api": ApiAdapter()}, secrets=SECRETS, alerts=True) as h:
+        given, new = h.services.secrets, load.parse(RULES, "new.yaml")
+
+        async def changing(names: Iterable[str]) -> Mapping[str, str]:
+            h.services.policy = new
+            return await given(names)
+
+        h.services.policy = load.parse(RULES + "requirements: [{name: small, limits: {max_steps: 1}}]", "old.yaml")
+        h.services.secrets = changing
+        await h.execute(package(step("a"), step("b"), monitoring={"alerts": [alert(url=HOOK)]}), requested_by="alice")
+        assert (await h.over()).status is Status.COMPLETED
+    assert data(h, "execution.started").warnings in (None, ())

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from consumer.errors import PermanentError
+from consumer.policy import load
 from consumer.ports import JsonObject, Plan, Scope, StepContext
 from schemas.events import Status
 from tests.support.engine_house import House, house, package, probe_module, step
 
+ALL = "version: 1\nrules: [{name: all, effect: allow}]\n"
 SAFETY = {"approval_required": True}
 
 
@@ -183,3 +185,18 @@ async def test_an_approval_without_a_digest_makes_no_plan(probe: Any) -> None:
         await h.control("approve", requested_by="bob")
         assert (await h.over()).status is Status.COMPLETED
         assert world.plans == 2  # the dry run's
+
+
+async def test_a_policy_that_changes_while_the_plan_is_made_again_decides(probe: Any) -> None:
+    world = World()
+    async with a_house(probe, world, policy=load.parse(ALL, "old.yaml")) as h:
+        digest = await approved(h)
+        world.gate = asyncio.Event()
+        world.planning.clear()
+        await h.control("approve", requested_by="bob", digest=digest)
+        await world.planning.wait()
+        h.services.policy = load.parse(ALL + "requirements: [{name: proven, command_signature: required}]", "new.yaml")
+        world.gate.set()
+        assert (await h.over()).status is Status.REJECTED
+        assert "the requirement proven of new.yaml wants signed commands" in str(problems(h))
+        assert "execution.started" not in h.names()

@@ -64,6 +64,8 @@ TABLE: list[tuple[str, Run, Action, Sender, bool]] = [
     (APPROVERS, RUN, "approve", BOB, True),
     (APPROVERS, RUN, "reject", BOB, True),
     (APPROVERS, RUN, "reject", Sender(name="carol"), False),
+    (APPROVERS, RUN, "reject", Sender(name=None), False),
+    (APPROVERS, RUN, "reject", Sender(name=""), False),
     (APPROVERS, RUN, "cancel", Sender(name="carol"), True),
     (APPROVERS + "commands: []", RUN, "approve", BOB, True),
     (APPROVERS + "commands: []", RUN, "cancel", BOB, False),
@@ -188,6 +190,23 @@ async def test_an_approval_does_not_begin_a_run_after_its_time(probe: Any) -> No
     assert "step.started" not in h.names()
 
 
+async def test_approvals_that_were_enough_are_judged_again_before_the_run_begins(probe: Any) -> None:
+    """The owner is lost after the last approval became durable, and the next one has another policy."""
+    async with house(probe, policy=needing("approvers: [bob]")) as h:
+        await asked(h)
+        h.supervisor.hold(h.partition)
+        next(iter(h.partition.tasks)).cancel()
+        await h.control("approve", requested_by="bob")
+        assert h.kept().approved_by == "bob"
+        h.services.policy = needing("approvers: [carol]")
+        await h.move()
+        state = await h.over()
+    assert state.error is not None
+    assert (state.status, state.error.type) == (Status.REJECTED, "forbidden")
+    assert "it was approved by bob, but by the policy of now leads wants 1 more approval of carol" in said(h)
+    assert "step.started" not in h.names()
+
+
 async def test_approvals_of_different_plans_are_not_added_up(probe: Any) -> None:
     async with house(probe, policy=needing("approvals: 2, plan_digest: required")) as h:
         await asked(h)
@@ -203,15 +222,16 @@ async def test_approvals_of_different_plans_are_not_added_up(probe: Any) -> None
 async def test_a_rejection_is_an_approvers_too_and_counts_once(probe: Any) -> None:
     async with house(probe, policy=needing("approvers: [bob, carol], approvals: 2")) as h:
         await asked(h)
-        await h.control("reject", requested_by="mallory")
-        assert "mallory may not reject it" in said(h)
+        for who, told in (("mallory", "mallory may not reject it"), (None, "somebody who gave no name may not reject")):
+            await h.control("reject", requested_by=who)
+            assert told in said(h)
         await h.control("approve", requested_by="bob")
         await h.control("reject", requested_by="carol", reason="not today")
         assert (await h.over()).status is Status.REJECTED
         for again in ("reject", "approve"):
             await h.control(again, requested_by="carol")
     names = h.names()
-    assert names.count("execution.rejected") == 3  # mallory's answer, the end, the answer to the late approval
+    assert names.count("execution.rejected") == 4  # two answers, the end, the answer to the late approval
     assert names[-3:] == ["command.duplicate", "command.rejected", "execution.rejected"]
 
 
