@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from consumer.errors import PermanentError
 from consumer.policy import load
 from consumer.policy.judge import Policy
 from consumer.policy.load import OPEN
+from consumer.ports import JsonObject, Scope
+from consumer.workflow.limits import Extent
 from schemas.events import PlannedAlert, Status
 from tests.support.engine_house import House, house, package, probe_module, step
 
@@ -24,6 +27,19 @@ rules:
   - {name: hooks, effect: allow, steps: {api: {methods: [POST], hosts: [hooks.example.com]}}, secrets: [HOOK]}
   - {name: mails, effect: allow, steps: {email: {facts: {recipient: "*@example.com"}}}}
 """
+
+
+@dataclass(frozen=True)
+class Reaching:
+    """Probes that ask for five replicas."""
+
+    probe: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.probe, name)
+
+    def extent(self, config: JsonObject, scope: Scope) -> Extent:
+        return Extent(replicas=5)
 
 
 @pytest.fixture
@@ -141,15 +157,16 @@ async def test_a_secret_that_can_not_be_read_stops_no_run(probe: Any) -> None:
 
 async def test_a_policy_that_changes_during_the_check_leaves_none_of_the_old_ones_problems(probe: Any) -> None:
     """It changes while the secrets of an alert are read, after the limits of the old one were asked."""
-    async with house(probe, adapters={"api": ApiAdapter()}, secrets=SECRETS, alerts=True) as h:
+    adapters = {"api": ApiAdapter(), "probe": Reaching(probe.build(None))}
+    async with house(probe, adapters=adapters, secrets=SECRETS, alerts=True) as h:
         given, new = h.services.secrets, load.parse(RULES, "new.yaml")
 
         async def changing(names: Iterable[str]) -> Mapping[str, str]:
             h.services.policy = new
             return await given(names)
 
-        h.services.policy = load.parse(RULES + "requirements: [{name: small, limits: {max_steps: 1}}]", "old.yaml")
+        h.services.policy = load.parse(RULES + "requirements: [{name: small, limits: {max_replicas: 1}}]", "old.yaml")
         h.services.secrets = changing
-        await h.execute(package(step("a"), step("b"), monitoring={"alerts": [alert(url=HOOK)]}), requested_by="alice")
+        await h.execute(package(step("a"), monitoring={"alerts": [alert(url=HOOK)]}), requested_by="alice")
         assert (await h.over()).status is Status.COMPLETED
     assert data(h, "execution.started").warnings in (None, ())

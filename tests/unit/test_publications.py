@@ -17,7 +17,7 @@ from consumer.journal.topics import TopicNames
 
 
 async def test_who_waited_for_a_reading_that_failed_reads_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, readings = asyncio.Event(), 0
+    begun, gate, readings = asyncio.Event(), asyncio.Event(), 0
 
     async def exists(*_: Any) -> bool:
         return True
@@ -25,6 +25,7 @@ async def test_who_waited_for_a_reading_that_failed_reads_again(monkeypatch: pyt
     async def failing(*_: Any) -> AsyncIterator[LogRecord]:
         nonlocal readings
         readings += 1
+        begun.set()
         await gate.wait()
         raise OSError("kafka is away")
         yield
@@ -33,11 +34,10 @@ async def test_who_waited_for_a_reading_that_failed_reads_again(monkeypatch: pyt
     monkeypatch.setattr(rights, "refusal", lambda *_: None)
     monkeypatch.setattr(publications, "read_partition", failing)
     registry = Publications(KafkaConnection(bootstrap_servers="nowhere:9092"), TopicNames("wpk"))
-    asked = [asyncio.create_task(registry.resolve("small-1.0.0")) for _ in range(2)]
-    while not readings:
-        await asyncio.sleep(0)
+    asked = [asyncio.create_task(registry.resolve("small-1.0.0")) for _ in range(3)]
+    await begun.wait()
     gate.set()
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(answer, TemporaryError), "that it is unknown is known only after a reading"
         assert answer.code == "registry_unavailable"
-    assert readings == 2
+    assert readings == 3
