@@ -113,6 +113,11 @@ def test_every_promise_holds_in_the_weather_that_shows_the_defects(
     assert not [seed for seed in seeds if runs.one(seed, mode, change=change).violations]
 
 
+def test_an_owner_that_recovers_brings_the_group_back_to_where_its_batch_had_brought_it() -> None:
+    """Its new writer's proof commits what the group had when it was asked: before the batch whose answer was lost."""
+    assert not runs.one(74_906, "exactly_once").violations
+
+
 def test_it_sees_an_effect_that_does_not_wait_for_its_announcement(monkeypatch: pytest.MonkeyPatch) -> None:
     flush = Execution.flush
 
