@@ -26,6 +26,8 @@ from schemas.wpk import Alert
 
 #: They stand in the state of the execution and in its results.
 MAX_ALERTS, MAX_RECIPIENTS, MAX_LENGTH = 10, 20, 2048
+#: Of all alerts of a package together: the records that hold them are rewritten with each change of the execution.
+MAX_BYTES = 32 * 1024
 _PATH = "spec.monitoring.alerts"
 #: One address and nothing else: a text with a comma or a name would be judged as one, and sent to another.
 _RECIPIENT = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
@@ -92,11 +94,15 @@ async def planned(state: ExecutionState, checked: Checked, permit: Permit, servi
         return _with(permit, (), [Problem(path=_PATH, message=f"never sent: {error}", severity="warning")])
     sendable: list[PlannedAlert] = []
     problems: list[Problem] = []
+    left = MAX_BYTES
     for index, alert in enumerate(wanted):
         try:
             if index >= MAX_ALERTS:
                 raise _Unsendable(f"a package has at most {MAX_ALERTS} alerts")
             plan = _plan(alert, given)
+            if (size := len(plan.model_dump_json().encode())) > left:
+                raise _Unsendable(f"the alerts of a package have at most {MAX_BYTES:,} bytes together")
+            left -= size
             _judge(plan, f"alert-{index}", given, permit, services)
             sendable.append(plan)
         except _Unsendable as error:

@@ -68,10 +68,7 @@ class HttpPackages:
             return kept.package
         _check_status(request, reference, answer)
         content = _content(request, answer)
-        try:
-            found = Resolved(content=content, digest=digest(content), origin=str(url))
-        except ValueError as error:  # such as a number that JSON's canonical form does not have
-            raise PermanentError(f"{request}: {error}", code="bad_package") from error
+        found = Resolved(content=content, digest=digest(content), origin=str(url))
         _check_named(request, reference, found)
         self._keep(reference, answer, found)
         return found

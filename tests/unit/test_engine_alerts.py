@@ -170,3 +170,12 @@ async def test_a_policy_that_changes_during_the_check_leaves_none_of_the_old_one
         await h.execute(package(step("a"), monitoring={"alerts": [alert(url=HOOK)]}), requested_by="alice")
         assert (await h.over()).status is Status.COMPLETED
     assert data(h, "execution.started").warnings in (None, ())
+
+
+async def test_alerts_that_would_make_records_too_large_are_left_out(probe: Any) -> None:
+    long = "https://hooks.example.com/" + "é" * 1900
+    h = await run(probe, *(alert(url=f"{long}{number}") for number in range(10)))
+    kept = data(h, "execution.completed").alerts
+    assert 5 < len(kept) < 10
+    told = [str(problem) for problem in data(h, "execution.started").warnings]
+    assert len([text for text in told if "at most 32,768 bytes together" in text]) == 10 - len(kept)
