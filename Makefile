@@ -14,10 +14,10 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
 
@@ -91,7 +91,11 @@ image: ## build the container image wpk-agent
 test-audit: $(STAMP) ## run the tests of the trail's readers; on a larger trail: make test-audit WPK_AUDIT_EXECUTIONS=100000
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
 
-bench: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
+bench: $(STAMP) ## measure throughput, CPU and latency beside the floor: make bench ARGS="--guarantee exactly_once"
+	@$(PY) -m tests.support.kafka
+	@$(PY) -m bench.w3 $(ARGS)
+
+bench-bounds: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m bench.bounds $(ARGS)
 

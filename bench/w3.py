@@ -1,0 +1,238 @@
+"""W3: a workflow of three steps that do nothing, each durable, beside the floor on the same broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from bench import floor, shape
+from bench.client import Client, Command
+from bench.figures import Figure, cpu_seconds, quantile
+from bench.shape import RecordShape
+from bench.stage import Stage, delay, package, quiet_lines, stage
+from consumer.ports import Topic
+from tests.support import processes
+from tests.support.daemon import Daemon
+from tests.support.kafka import ProcessBroker
+
+W3 = package(delay("one"), delay("two"), delay("three"))
+#: Before anything is measured: imports, connections, and what is compiled or cached at first use.
+WARM_UP = 200
+#: An agent under a burst writes as it does under load, so its records are read after one.
+SHAPED = 300
+RATE = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured."""
+
+    kind: str = "apache"
+    guarantee: str = "at_least_once"
+    partitions: int = 12
+    agents: int = 1
+    rounds: int = 5
+    burst: int = 3_000
+    latencies: int = 200
+    """Executions at a fixed rate, in each of two rounds; 0 measures none."""
+    sends: str = "each"
+    """How the floor sends: `each` record, or by `batch`."""
+
+    @property
+    def name(self) -> str:
+        parts = [self.kind, self.guarantee]
+        if self.partitions != 12:
+            parts.append(f"{self.partitions} partitions")
+        if self.agents > 1:
+            parts.append(f"{self.agents} agents")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Who works on commands, and the client for it."""
+
+    client: Client
+    pids: Sequence[int]
+    broker: int
+    numbers: Iterator[int]
+
+    def commands(self, count: int, content: object) -> list[Command]:
+        """So many, with names that were not used before."""
+        names = [f"w3-{next(self.numbers):08}" for _ in range(count)]
+        return [(name.encode(), orjson.dumps({"execution_id": name, "wpk_content": content})) for name in names]
+
+    def burst(self, count: int, content: object) -> Burst:
+        """Submits so many at once, until all have ended."""
+        commands = self.commands(count, content)
+        before, broker = sum(map(cpu_seconds, self.pids)), cpu_seconds(self.broker)
+        seconds = self.client.burst(commands)
+        used, served = sum(map(cpu_seconds, self.pids)) - before, cpu_seconds(self.broker) - broker
+        return Burst(count / seconds, used / count * 1000, served / count * 1000)
+
+    def paced(self, count: int, content: object) -> list[float]:
+        """Submits so many at a fixed rate; seconds from when each was due to its end seen."""
+        return self.client.paced(self.commands(count, content), RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What one burst gave."""
+
+    per_second: float
+    worker_ms: float
+    """Milliseconds of a core per execution."""
+    broker_ms: float
+
+
+def fetch_wait(house: Stage) -> int:
+    """The embedded broker does not answer a fetch when a record comes; Apache Kafka does."""
+    return 10 if house.broker.kind == "embedded" else 100
+
+
+@contextmanager
+def worker(house: Stage, pids: Sequence[int]) -> Iterator[Worker]:
+    """The client for processes that work on this stage's commands."""
+    assert isinstance(house.broker, ProcessBroker), "bursts are measured on a broker of this machine"
+    wait = fetch_wait(house)
+    with Client(house.broker.bootstrap, house.prefix, house.partitions, fetch_wait_ms=wait) as client:
+        yield Worker(client, pids, house.broker.pid, itertools.count())
+
+
+@asynccontextmanager
+async def agents(house: Stage, count: int = 1) -> AsyncIterator[Worker]:
+    """So many agents, warm, and their client."""
+    async with contextlib.AsyncExitStack() as stack:
+        running = [await stack.enter_async_context(house.agent()) for _ in range(count)]
+        with worker(house, [agent.pid for agent in running]) as made:
+            await asyncio.to_thread(made.burst, WARM_UP, W3)
+            yield made
+
+
+@asynccontextmanager
+async def floor_beside(house: Stage, records: Sequence[RecordShape], sends: str) -> AsyncIterator[Worker]:
+    """The floor on topics of its own of the same broker, warm, and its client."""
+    own = Stage(house.broker, house.partitions, house.settings)
+    await own.create_topics()
+    with tempfile.TemporaryDirectory(prefix="wpk-floor-") as folder:
+        file = Path(folder) / "shape.json"
+        shape.save(records, file)
+        command = [sys.executable, "-m", "bench.floor", "--shape", str(file), "--sends", sends]
+        variables = {**os.environ, **own.variables()}
+        process = Daemon("floor", command, directory=Path(folder), environment=variables)
+        process.start()
+        try:
+            await asyncio.to_thread(process.await_service, lambda: floor.READY in process.output, processes.PATIENCE)
+            with worker(own, [process.pid]) as made:
+                await asyncio.to_thread(made.burst, WARM_UP, W3)
+                yield made
+        finally:
+            await asyncio.to_thread(process.stop)
+
+
+async def records_of_a_run(house: Stage, ours: Worker) -> list[RecordShape]:
+    """What the agent writes for one execution in the middle of a burst."""
+    await asyncio.to_thread(ours.burst, SHAPED, W3)
+    middle = f"w3-{WARM_UP + SHAPED // 2:08}".encode()
+    with house.reader(*(topic.value for topic in Topic)) as reader:
+        return shape.of_run(await quiet_lines(reader, 1.5), house.prefix, middle)
+
+
+def completed(ours: Worker) -> None:
+    """Raises AssertionError unless all that the agent ended was completed, once each."""
+    assert len(ours.client.results) == len(ours.client.seen), "an execution ended twice"
+    statuses = {orjson.loads(result)["data"]["status"] for result in ours.client.results}
+    assert statuses == {"completed"}, statuses
+
+
+async def measure(plan: Plan) -> tuple[list[Figure], dict[str, object]]:
+    """Throughput, CPU and latency, ours and the floor's by turns; and the records that the floor writes."""
+    settings: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": plan.guarantee}
+    async with stage(kind=plan.kind, partitions=plan.partitions, settings=settings) as house:
+        async with agents(house, plan.agents) as ours:
+            records = await records_of_a_run(house, ours)
+            async with floor_beside(house, records, plan.sends) as bare:
+                # By turns, so that both meet the same machine.
+                bursts = [
+                    (
+                        await asyncio.to_thread(ours.burst, plan.burst, W3),
+                        await asyncio.to_thread(bare.burst, plan.burst, W3),
+                    )
+                    for _ in range(plan.rounds)
+                ]
+                waits = [
+                    (
+                        await asyncio.to_thread(ours.paced, plan.latencies, W3),
+                        await asyncio.to_thread(bare.paced, plan.latencies, W3),
+                    )
+                    for _ in range(2 if plan.latencies else 0)
+                ]
+                completed(ours)
+    return [*_throughput(plan, bursts), *_latency(plan, waits)], {"records": shape.told(records)}
+
+
+def _throughput(plan: Plan, bursts: Sequence[tuple[Burst, Burst]]) -> list[Figure]:
+    def figure(what: str, unit: str, attribute: str, higher: bool) -> Figure:
+        return Figure(
+            name=f"W3 {what} ({plan.name})",
+            unit=unit,
+            higher_is_better=higher,
+            ours=[getattr(ours, attribute) for ours, _ in bursts],
+            floor=[getattr(bare, attribute) for _, bare in bursts],
+        )
+
+    return [
+        figure("throughput", "/s", "per_second", True),
+        figure("CPU of the worker", "ms", "worker_ms", False),
+        figure("CPU of the broker", "ms", "broker_ms", False),
+    ]
+
+
+def _latency(plan: Plan, waits: Sequence[tuple[list[float], list[float]]]) -> list[Figure]:
+    return [
+        Figure(
+            name=f"W3 latency {label} at {RATE:g}/s ({plan.name})",
+            unit="ms",
+            higher_is_better=False,
+            ours=[quantile(ours, share) * 1000 for ours, _ in waits],
+            floor=[quantile(bare, share) * 1000 for _, bare in waits],
+        )
+        for label, share in (("p50", 0.5), ("p99", 0.99))
+        if waits
+    ]
+
+
+def main() -> None:
+    """`python -m bench.w3`: for who changes the hot path and wants only this."""
+    import argparse  # noqa: PLC0415
+
+    from bench.figures import table  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog="python -m bench.w3", description=__doc__)
+    parser.add_argument("--broker", choices=("apache", "embedded"), default="apache")
+    parser.add_argument("--guarantee", choices=("at_least_once", "exactly_once"), default="at_least_once")
+    parser.add_argument("--partitions", type=int, default=12)
+    parser.add_argument("--agents", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--burst", type=int, default=3_000)
+    parser.add_argument("--latencies", type=int, default=200)
+    parser.add_argument("--sends", choices=("each", "batch"), default="each")
+    asked = vars(parser.parse_args())
+    figures, facts = asyncio.run(measure(Plan(kind=asked.pop("broker"), **asked)))
+    print(json.dumps(facts, indent=2))
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
