@@ -49,7 +49,8 @@ from consumer.policy.reload import PolicyFile
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal, Packages
 from consumer.settings import Settings, unknown_variables
-from consumer.telemetry import health, logs, watchdog
+from consumer.telemetry import census, health, logs, watchdog
+from consumer.telemetry.census import CensusCollector
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.metrics import Metrics, process_registry
 from consumer.telemetry.stages import Stage, Stages
@@ -198,8 +199,10 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         packages = _packages(settings, connection, names, closing)
         services = _services(settings, adapters, metrics, secrets, policy, packages)
         services.partitions = report.partitions or 0  # 0: nothing signed counts
+        metrics.partitions(report.partitions or settings.partitions)
         keeper = parts.keeper = PolicyKeeper(services, file)
         supervisor = parts.supervisor = await stack.enter_async_context(supervising(services, _state_reader(factory)))
+        CensusCollector(lambda: census.take(supervisor.states(), services.clock.now()), metrics.registry)
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)
         tell.on_start(_announce(settings, guarantee, parts, report, port))
         tell.started.set()

@@ -23,7 +23,7 @@ from consumer.workflow.advance import Decision
 from consumer.workflow.attempts import Failed, Outcome
 from consumer.workflow.program import Program
 from schemas.events import ExecutionResult, Phase, Status
-from schemas.execution import StepStatus
+from schemas.execution import ExecutionState, StepStatus
 from schemas.wpk import Handler
 
 #: The longest sleep without a look at the clock (seconds), so that a jump of the wall clock is noticed.
@@ -60,6 +60,11 @@ class Runner:
         self._program: Program | None = None
         self._agreed: str | None = None
         """The digest of the approved plan, once it was made again and is the same."""
+
+    @property
+    def state(self) -> ExecutionState:
+        """Where the execution stands."""
+        return self._execution.state
 
     async def run(self) -> None:
         """Runs it to its end."""

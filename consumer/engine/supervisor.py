@@ -6,7 +6,7 @@ A failing execution concerns nobody else: each runs as its own task, whose error
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -76,6 +76,10 @@ class Supervisor:
     def running(self) -> int:
         """Executions that run steps at this moment."""
         return self._slots.taken
+
+    def states(self) -> Iterator[ExecutionState]:
+        """Those of the executions that have not ended."""
+        return (runner.state for runner in self._runners)
 
     def _measure(self) -> None:
         limits = self._services.limits

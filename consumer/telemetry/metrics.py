@@ -30,6 +30,8 @@ _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
 _COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _COMMANDS = ("execute", "rollback", "control")
 _OUTCOMES = ("accepted", "rejected", "duplicate")
+#: Why a record becomes a dead letter: the codes of `intake.decode`, and `internal`.
+DEAD_LETTER_REASONS = ("empty", "internal", "no_object", "not_json", "too_large")
 _STEP_STATUS: dict[type[EventData], str] = {
     events.StepSucceeded: "succeeded",
     events.StepFailed: "failed",
@@ -102,6 +104,7 @@ class Metrics:
         self._commands = counter("wpk_commands_total", "Commands, by what they led to.", "command", "outcome")
         self._dead_letters = counter("wpk_dead_letters_total", "Records that could not be understood.", "reason")
         self._owned = gauge("wpk_owned_partitions", "Partitions that this agent owns and has restored.")
+        self._partitions = gauge("wpk_partitions", "Partitions of each topic, over all agents.")
         self._commits = Histogram(
             "wpk_commit_seconds",
             "Time to make one batch of records durable.",
@@ -127,6 +130,8 @@ class Metrics:
                 self._commands.labels(command, outcome)
         for part in ("member", "partition"):
             self._hangs.labels(part)
+        for reason in DEAD_LETTER_REASONS:
+            self._dead_letters.labels(reason)
         self.executions(running=0, waiting=0)
 
     # --- executions ---
@@ -187,6 +192,10 @@ class Metrics:
     def owned_partitions(self, count: int) -> None:
         """How many partitions the agent owns now."""
         self._owned.set(count)
+
+    def partitions(self, count: int) -> None:
+        """How many partitions there are to be owned, by this agent or another."""
+        self._partitions.set(count)
 
     def committed(self, seconds: float) -> None:
         """A batch became durable."""

@@ -10,7 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.telemetry.metrics import OTHER, Metrics, process_registry
+from consumer.intake import decode
+from consumer.telemetry.census import Census, CensusCollector
+from consumer.telemetry.metrics import DEAD_LETTER_REASONS, OTHER, Metrics, process_registry
 from schemas import events
 from schemas.events import Status
 from schemas.execution import ExecutionState, RollbackState
@@ -66,6 +68,8 @@ def fill(metrics: Metrics) -> None:
     metrics.command("execute", [])
     metrics.dead_letter("not_json")
     metrics.owned_partitions(3)
+    metrics.partitions(12)
+    CensusCollector(lambda: Census(approvals=1), metrics.registry)
     metrics.committed(0.01)
     metrics.recovered()
     metrics.notice("slack", "sent")
@@ -90,6 +94,10 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "wpk_commands_total": ("counter", {"command", "outcome"}),
         "wpk_dead_letters_total": ("counter", {"reason"}),
         "wpk_owned_partitions": ("gauge", set()),
+        "wpk_partitions": ("gauge", set()),
+        "wpk_approvals_waiting": ("gauge", set()),
+        "wpk_approval_wait_seconds": ("gauge", set()),
+        "wpk_execution_silence_seconds": ("gauge", set()),
         "wpk_commit_seconds": ("histogram", set()),
         "wpk_event_loop_lag_seconds": ("gauge", set()),
         "wpk_consumer_lag": ("gauge", {"topic", "partition"}),
@@ -212,6 +220,15 @@ def test_commands_are_counted_by_what_they_led_to(metrics: Metrics) -> None:
     assert value(metrics, "wpk_commands_total", command="rollback", outcome="rejected") == 1
     assert value(metrics, "wpk_commands_total", command="execute", outcome="duplicate") == 1
     assert value(metrics, "wpk_commands_total", command="control", outcome="accepted") == 1
+
+
+def test_a_rate_of_dead_letters_has_its_zero_for_every_reason_there_is(metrics: Metrics) -> None:
+    source = Path(decode.__file__).read_text(encoding="utf-8")
+    reasons = {"internal", *re.findall(r'_DeadLetter\(\s*"(\w+)"', source)}
+    assert len(reasons) > 3
+    assert {reason: value(metrics, "wpk_dead_letters_total", reason=reason) for reason in reasons} == dict.fromkeys(
+        DEAD_LETTER_REASONS, 0
+    )
 
 
 def test_names_of_workflows_can_not_fill_the_memory() -> None:
