@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
@@ -130,6 +130,34 @@ def load(settings: object, sources: Iterable[Source] | None = None) -> AdapterRe
             broken[source.name] = f"{source}: {_short(error)}"
             log.error("adapter.broken", adapter=source.name, source=str(source), error=_short(error), exc_info=error)
     return AdapterRegistry(adapters, broken)
+
+
+class AsNeeded(Mapping[str, Adapter]):
+    """The installed adapters, each built when it is asked for: for who looks at one package and should not wait.
+
+    Going through all of them builds all; one that can't be loaded is not there, as in `AdapterRegistry.adapters`.
+    """
+
+    def __init__(self, settings: object, sources: Iterable[Source] | None = None) -> None:
+        """Raises SettingsError where two have one name."""
+        self._settings = settings
+        self._sources = {source.name: source for source in _unique(installed() if sources is None else sources)}
+        self._built: dict[str, Adapter | None] = {}
+
+    def __getitem__(self, name: str) -> Adapter:
+        """Raises KeyError, and SettingsError where a built-in adapter finds its settings wrong."""
+        if name not in self._built:
+            self._built[name] = load(self._settings, [self._sources[name]]).adapters.get(name)
+        adapter = self._built[name]
+        if adapter is None:
+            raise KeyError(name)
+        return adapter
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._sources if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def installed() -> list[Source]:

@@ -13,13 +13,12 @@ import structlog
 
 from consumer.cli.execute import CliError
 from consumer.cli.options import Options, SendingOptions
-from consumer.client import Client
-from consumer.journal.connection import KafkaConnection
-from consumer.journal.topics import TopicNames
 from consumer.settings import Settings, load
 from schemas.scalars import parse_duration
 
 if TYPE_CHECKING:
+    from consumer.client import Client
+    from consumer.journal.connection import KafkaConnection
     from consumer.policy.signing import SigningKey
 
 
@@ -41,11 +40,16 @@ def _quiet(*, verbose: bool) -> None:
 
 def connection_of(settings: Settings) -> KafkaConnection:
     """How to reach Kafka. Raises SettingsError."""
+    from consumer.journal.connection import KafkaConnection  # noqa: PLC0415 - some verbs need no Kafka
+
     return KafkaConnection.of(settings, client_id="wpk")
 
 
 def client_of(options: Options) -> Client:
     """The client that the settings describe."""
+    from consumer.client import Client  # noqa: PLC0415 - some verbs need no Kafka
+    from consumer.journal.topics import TopicNames  # noqa: PLC0415
+
     settings = settings_of(options)
     path = options.sign_key if isinstance(options, SendingOptions) else None
     key = private_key(path) if path is not None else None

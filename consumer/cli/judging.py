@@ -13,9 +13,9 @@ from consumer.cli.context import settings_of
 from consumer.cli.execute import CliError
 from consumer.cli.options import PolicyCheckOptions
 from consumer.cli.output import Output
+from consumer.cli.parameters import parse_labels, parse_parameters
 from consumer.cli.render.problems import report
 from consumer.cli.render.text import BAD, DIM, GOOD, WAIT, clean
-from consumer.cli.run import parse_labels, parse_parameters
 from consumer.engine import permits
 from consumer.engine.permits import Asked, Permit
 from consumer.policy import load

@@ -34,7 +34,7 @@ _VERBS: tuple[tuple[str, type[options.Options], str, str], ...] = (
         "Put a package into the registry.",
     ),
     ("packages", options.PackagesOptions, "published:listed", "List the registry's packages, or print one."),
-    ("schema", options.SchemaOptions, "offline:schema", "Write the JSON Schemas and the AsyncAPI document."),
+    ("schema", options.SchemaOptions, "describing:schema", "Write the JSON Schemas and the AsyncAPI document."),
     ("canonicalize", options.CanonicalizeOptions, "signing:canonicalize", "Print the bytes of a package to be signed."),
     ("sign", options.SignOptions, "signing:sign", "Sign a package, or attach a signature that cosign made."),
     ("verify", options.VerifyOptions, "signing:verify", "Say whose signature a package has."),

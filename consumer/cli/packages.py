@@ -50,7 +50,7 @@ def is_reference(file: str) -> bool:
 
 def adapters(settings: Settings) -> Mapping[str, Adapter]:
     """The adapters, to look at configurations with: what the agent's own settings forbid is for the agent to say."""
-    return registry.load(settings.model_copy(update={"http_allow": ("*",), "sandbox": "off"})).adapters
+    return registry.AsNeeded(settings.model_copy(update={"http_allow": ("*",), "sandbox": "off"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,3 @@ def checked(file: str, parameters: dict[str, JsonValue] | None, settings: Settin
             output.note(line.plain)
         raise CliError("nothing was sent; correct the package, or send it as it is with --no-check")
     return looked.document
-
-
-def scalar(text: str) -> JsonValue:
-    """The value that YAML gives a text; what is no YAML is the text itself."""
-    try:
-        return documents.parse(text).value
-    except documents.DocumentError:
-        return text

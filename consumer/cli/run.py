@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from consumer.cli import execute, packages
 from consumer.cli.context import client_of, duration, settings_of, whoami
 from consumer.cli.execute import CliError
 from consumer.cli.options import PackageOptions, SubmitOptions
 from consumer.cli.output import Output
+from consumer.cli.parameters import parse_labels, parse_parameters
 from consumer.cli.render.plan import plan as rendered
 from consumer.cli.render.problems import texts
 from consumer.cli.render.summary import plan_document
@@ -85,25 +84,3 @@ def _command(options: PackageOptions, output: Output) -> ExecuteCommand:
         return ExecuteCommand.model_validate(fields)
     except ValidationError as error:
         raise CliError("; ".join(str(problem) for problem in problems_of(error, ExecuteCommand))) from error
-
-
-def parse_parameters(given: Iterable[str]) -> dict[str, JsonValue]:
-    """`name=value` texts as parameters; values as JSON or YAML scalars, `@file` is the file's text."""
-
-    found: dict[str, JsonValue] = {}
-    for item in given:
-        name, value = _split(item, "-p")
-        found[name] = packages.read(value[1:]) if value.startswith("@") else packages.scalar(value)
-    return found
-
-
-def parse_labels(given: Iterable[str]) -> dict[str, str]:
-    """`name=value` texts as labels."""
-    return dict(_split(item, "--label") for item in given)
-
-
-def _split(item: str, option: str) -> tuple[str, str]:
-    name, equals, value = item.partition("=")
-    if not equals or not name:
-        raise CliError(f"{option} {item}: write {option} NAME=VALUE")
-    return name, value

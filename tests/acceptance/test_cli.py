@@ -81,6 +81,19 @@ def test_the_help_needs_neither_kafka_nor_kubernetes_nor_the_models() -> None:
     assert found.stdout.strip() == "[]"
 
 
+def test_checking_a_package_loads_no_kafka_no_kubernetes_and_no_adapter_that_it_does_not_name() -> None:
+    code = (
+        "import sys; from consumer.cli.main import application\n"
+        "try: application()()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "unwanted = {'aiokafka', 'kubernetes_asyncio', 'prompt_toolkit', 'consumer.adapters.k8s', 'schemas.events'}\n"
+        "print(sorted(unwanted & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "validate", "examples/greet-and-check.wpk.yaml"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.splitlines() == ["examples/greet-and-check.wpk.yaml: valid", "[]"]
+
+
 async def test_the_help_of_the_agent_shows_every_setting(offline: Variables) -> None:
     done = await wpk(offline, "agent", "--help")
     for name in ("KAFKA_BOOTSTRAP_SERVERS", "WPK_TOPIC_PREFIX", "WPK_PROCESSING_GUARANTEE", "PROMETHEUS_PORT"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from consumer import client
 from consumer.cli import packages
 from consumer.cli.execute import CliError
 from consumer.cli.look import moment_of, statuses_of
-from consumer.cli.run import parse_labels, parse_parameters
+from consumer.cli.parameters import parse_labels, parse_parameters
 from consumer.client.trails import PatientTrail
 from schemas.events import Status
 from tests.support.stories import done
@@ -97,3 +98,9 @@ def test_a_trail_whose_beginning_is_gone_still_tells_the_end() -> None:
     assert trail.state is not None
     assert (trail.state.execution_id, trail.state.status) == ("run-1", Status.COMPLETED)
     assert trail.missing == len(done().told) - 1
+
+
+def test_all_names_of_the_client_can_be_used() -> None:
+    assert {name for name in client.__all__ if getattr(client, name).__name__ != name} == set()
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = client.Nothing  # type: ignore[attr-defined]  # that is the question

@@ -191,3 +191,24 @@ async def test_open_closes_the_adapters_at_the_end_of_the_block(monkeypatch: pyt
             assert loaded.names == ("a",)
             raise ZeroDivisionError
     assert closed == ["a"]
+
+
+def test_an_adapter_that_is_only_looked_at_is_built_when_it_is_asked_for_and_once() -> None:
+    built: list[str] = []
+
+    def build(name: str) -> Callable[[object], object]:
+        def make(_: object) -> object:
+            built.append(name)
+            return Named(name, []) if name != "sick" else None
+
+        return make
+
+    known = registry.AsNeeded(SETTINGS, [source(name, build(name)) for name in ("lamp", "oven", "sick")])
+    assert built == []
+    assert known["oven"] is known["oven"]
+    assert built == ["oven"]
+    assert (known.get("sick"), known.get("none")) == (None, None)
+    assert (list(known), len(known)) == (["lamp", "oven"], 2)
+    assert sorted(built) == ["lamp", "oven", "sick"]
+    with pytest.raises(SettingsError, match="two adapters have one name"):
+        registry.AsNeeded(SETTINGS, [source("lamp", build("lamp")), source("lamp", build("lamp"))])

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from consumer.audit.facts import Facts
 from consumer.audit.findings import Finding, Kind, Report
-from consumer.cli.render.text import BAD, DIM, GOOD, WAIT, clean, seconds, status_text
+from consumer.cli.render.signs import status_text
+from consumer.cli.render.text import BAD, DIM, GOOD, WAIT, clean, seconds
 from schemas.events import Status
 
 JsonObject = dict[str, JsonValue]

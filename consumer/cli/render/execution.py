@@ -8,6 +8,7 @@ from datetime import datetime
 from rich.text import Text
 
 from consumer.cli.render import steps as step_rows
+from consumer.cli.render.signs import status_text
 from consumer.cli.render.steps import Notes
 from consumer.cli.render.text import (
     BAD,
@@ -21,7 +22,6 @@ from consumer.cli.render.text import (
     pairs,
     roughly,
     seconds,
-    status_text,
     words,
 )
 from schemas.events import Status

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 from rich.text import Text
 
-from consumer.cli.render.text import DIM, NAME, clean, inline, ordinal, pairs, seconds, step_sign
+from consumer.cli.render.signs import step_sign
+from consumer.cli.render.text import DIM, NAME, clean, inline, ordinal, pairs, seconds
 from schemas.execution import ExecutionState, StepState, StepStatus
 
 _RUNS = (StepStatus.RUNNING, StepStatus.RETRYING)

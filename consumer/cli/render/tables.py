@@ -7,7 +7,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from consumer.cli.render.text import DIM, clean, exact, roughly, seconds, status_text, words
+from consumer.cli.render.signs import status_text
+from consumer.cli.render.text import DIM, clean, exact, roughly, seconds, words
 from consumer.journal.publications import Published
 from schemas.events import Status
 from schemas.execution import ExecutionState

@@ -6,36 +6,18 @@ import json
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
-from rich.text import Text
 
-from schemas.events import Status
-from schemas.execution import StepState, StepStatus
+if TYPE_CHECKING:
+    from schemas.events import Status
 
 #: A longer text of an event is cut on the screen; `--json` has it whole.
 MAX_WIDTH = 300
 
 DIM, GOOD, BAD, WAIT, NAME = "dim", "green", "red", "yellow", "bold"
 
-_STEP_SIGNS = {
-    StepStatus.PENDING: ("·", DIM),
-    StepStatus.RUNNING: ("▸", "cyan"),
-    StepStatus.RETRYING: ("⟳", WAIT),
-    StepStatus.SUCCEEDED: ("✔", GOOD),
-    StepStatus.FAILED: ("✘", BAD),
-    StepStatus.SKIPPED: ("↷", DIM),
-    StepStatus.CANCELLED: ("✘", WAIT),
-}
-_STATUS_STYLES = {
-    Status.COMPLETED: GOOD,
-    Status.FAILED: BAD,
-    Status.REJECTED: BAD,
-    Status.ROLLBACK_FAILED: BAD,
-    Status.CANCELLED: WAIT,
-    Status.ROLLED_BACK: WAIT,
-    Status.AWAITING_APPROVAL: WAIT,
-}
 _ORDINALS = {1: "1st", 2: "2nd", 3: "3rd", 21: "21st", 22: "22nd", 23: "23rd"}
 
 
@@ -51,18 +33,6 @@ def _printable(char: str) -> str:
     if char in "\t\n\r\v\f\u2028\u2029\x85":
         return " "
     return "" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn") else char
-
-
-def step_sign(step: StepState) -> tuple[str, str]:
-    """The sign of a step and its style; a step that undoes has its own."""
-    if step.phase == "rollback" and step.status is StepStatus.SUCCEEDED:
-        return "↶", WAIT
-    return _STEP_SIGNS[step.status]
-
-
-def status_text(status: Status | None) -> Text:
-    """The status in its colour."""
-    return Text(status or "unknown", style=_STATUS_STYLES.get(status, "") if status else DIM)
 
 
 def words(status: Status | None) -> str:

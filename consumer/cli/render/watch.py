@@ -10,8 +10,9 @@ from typing import TypeVar
 from rich.text import Text
 
 from consumer.cli.render import execution, problems
+from consumer.cli.render.signs import step_sign
 from consumer.cli.render.steps import Notes, note, rows
-from consumer.cli.render.text import BAD, DIM, WAIT, clean, seconds, step_sign
+from consumer.cli.render.text import BAD, DIM, WAIT, clean, seconds
 from schemas import events
 from schemas.events import Event, EventData
 from schemas.execution import ExecutionState, StepState, StepStatus
