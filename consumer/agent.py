@@ -295,6 +295,8 @@ async def _sandbox(adapters: AdapterRegistry) -> str:
     report = await shell.report()
     if report.level is None:
         _log.warning("sandbox.unavailable", detail=report.detail)
+    else:
+        _log.info("sandbox.decided", level=report.level, mode=report.mode, detail=report.detail)
     return report.level or "unavailable"
 
 

@@ -218,7 +218,8 @@ class Settings(BaseModel):
 
     sandbox: Annotated[Literal["required", "preferred", "off"], BeforeValidator(_sandbox)] = "required"
     """Shell steps: required refuses them where no sandbox can be made, preferred runs them without one and says so, off
-    never makes one. The default lets no step see more of the machine than it should."""
+    never makes one. A sandbox is bubblewrap, or Landlock of Linux 6.12 with seccomp where no namespaces can be made
+    (docs/security.md). The default lets no step see more of the machine than it should."""
     shell_env: Names = ()
     """Environment variables of the agent that every shell step gets too, by commas. None by default: what is in the
     agent's environment is often secret."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import random
 import resource
@@ -15,33 +16,30 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.shell import ShellAdapter, process, quoting, sandbox, spawn
+from consumer.adapters.shell import ShellAdapter, keeper, landlock, launching, process, quoting, spawn
 from consumer.adapters.shell.output import CUT_MARK, KEPT, LINE_LIMIT
+from consumer.adapters.shell.sandbox import Level, Mode
 from consumer.errors import PermanentError, TemporaryError
 from consumer.ports import JsonObject, Stream
 from tests.support.eventually import eventually
 from tests.support.require import require
-from tests.support.shell_steps import FixedScope, Recorder, context, processes_with, require_sandbox, run
+from tests.support.shell_steps import FixedScope, Recorder, adapter_at, context, processes_with, run
 
 #: Long enough for any machine; a test that needs it has failed.
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=["required", "off"], ids=["sandboxed", "bare"])
+@pytest.fixture(params=["bubblewrap", "landlock", "none"])
 async def adapter(request: pytest.FixtureRequest) -> AsyncIterator[ShellAdapter]:
-    """The adapter in both of its ways to run."""
-    built = ShellAdapter(mode=request.param, grace=PATIENCE)
-    if request.param == "required":
-        await require_sandbox(built)
+    """The adapter in all of its ways to run."""
+    built = await adapter_at(request.param, grace=PATIENCE)
     yield built
     await built.aclose()
 
 
 @pytest.fixture
 async def sandboxed() -> ShellAdapter:
-    built = ShellAdapter(grace=PATIENCE)
-    await require_sandbox(built)
-    return built
+    return await adapter_at("bubblewrap", grace=PATIENCE)
 
 
 @pytest.fixture
@@ -201,7 +199,8 @@ async def test_a_step_sees_only_the_variables_it_is_given(
     result = await run(adapter, {"command": "env", "env": {"OWN": "1", "NUMBER": 2}, "parse": "lines"})
     assert isinstance(result["parsed"], list)
     given = dict(str(line).partition("=")[::2] for line in result["parsed"])
-    given.pop("WPK_RUN_ID", None)
+    for name in ("WPK_RUN_ID", "TMPDIR"):  # where it has no directory /tmp of its own
+        given.pop(name, None)
     assert {name: given.pop(name) for name in ("OWN", "NUMBER", "WPK_STEP", "WPK_ATTEMPT", "WPK_EPOCH")} == {
         "OWN": "1",
         "NUMBER": "2",
@@ -351,11 +350,9 @@ async def test_a_program_run_directly_gets_the_signal_itself(adapter: ShellAdapt
     await gone(mark)
 
 
-@pytest.mark.parametrize("mode", ["required", "off"])
-async def test_a_command_that_ignores_the_signal_is_killed_after_the_grace(mode: str, mark: str) -> None:
-    adapter = ShellAdapter(mode=mode, grace=0.5)  # type: ignore[arg-type]
-    if mode == "required":
-        await require_sandbox(adapter)
+@pytest.mark.parametrize("level", ["bubblewrap", "landlock", "none"])
+async def test_a_command_that_ignores_the_signal_is_killed_after_the_grace(level: Level, mark: str) -> None:
+    adapter = await adapter_at(level, grace=0.5)
     recorder = Recorder()
     script = f"trap '' TERM; echo ready; (setsid sh -c 'trap \"\" TERM; sleep {mark}; :'); sleep {mark}; :"
     task = asyncio.create_task(adapter.prepare({"command": script}, FixedScope()).run(context(recorder.log)))
@@ -543,12 +540,12 @@ def no_bwrap(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     for parent in tmp_path.parents:  # the step runs as nobody
         if parent.stat().st_uid == os.geteuid() and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
             parent.chmod(parent.stat().st_mode | 0o011)
-    monkeypatch.setattr(sandbox, "_LAUNCHERS", str(tmp_path))
+    monkeypatch.setattr(launching, "LAUNCHERS", str(tmp_path))
     return "not installed" if request.param == "missing" else "No permissions to create new namespace"
 
 
 async def test_where_a_sandbox_is_required_and_none_is_to_be_had_steps_fail_with_the_remedy(no_bwrap: str) -> None:
-    adapter = ShellAdapter()
+    adapter = ShellAdapter(levels=("bubblewrap",))
     action = adapter.prepare({"command": "true"}, FixedScope())
     for attempt in (action.run, action.plan):
         with pytest.raises(PermanentError, match=rf"{no_bwrap}.*apt install bubblewrap.*WPK_SANDBOX") as caught:
@@ -557,8 +554,53 @@ async def test_where_a_sandbox_is_required_and_none_is_to_be_had_steps_fail_with
     assert (await adapter.report()).level is None
 
 
+async def test_where_no_namespaces_can_be_made_landlock_and_seccomp_are_a_sandbox(no_bwrap: str) -> None:
+    adapter = ShellAdapter()
+    report = await adapter.report()
+    require(report.level == "landlock", f"Landlock can't be used here: {report.detail}")
+    assert no_bwrap in report.detail
+    recorder = Recorder()
+    assert (await run(adapter, {"command": "echo a"}, recorder))["stdout"] == "a\n"
+    assert recorder.of("agent") == []
+    plan = await adapter.prepare({"command": "true"}, FixedScope()).plan(context(recorder.log))
+    assert (plan.detail["sandbox"], "behind Landlock and seccomp" in plan.summary) == ("landlock", True)
+
+
+@pytest.mark.parametrize("mode", ["required", "preferred"])
+async def test_a_landlock_that_does_not_hold_signals_is_no_sandbox_unless_any_is_welcome(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await adapter_at("landlock")
+    monkeypatch.setattr(keeper, "abi", lambda: 5)  # the agent asks it; the keeper asks the kernel itself
+    adapter = ShellAdapter(mode=mode, levels=("landlock",))
+    action, recorder = adapter.prepare({"command": "echo a"}, FixedScope()), Recorder()
+    if mode == "required":
+        with pytest.raises(PermanentError, match=r"ABI 5.*signals") as caught:
+            await action.run(context(recorder.log))
+        assert caught.value.code == "no_sandbox"
+    else:
+        assert (await action.run(context(recorder.log)))["stdout"] == "a\n"
+        assert [line for line in recorder.of("agent") if "does not hold all" in line and "ABI 5" in line]
+
+
+@pytest.mark.parametrize("lets", ["read", "device"])
+async def test_a_landlock_that_holds_nothing_is_found_out(lets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await adapter_at("landlock")
+    launch = landlock.launch
+
+    def leaking(spec: launching.Spec, directory: str) -> spawn.Launch:
+        made = launch(spec, directory)
+        assert made.arguments is not None
+        return dataclasses.replace(made, arguments=made.arguments + f"{lets}=/tmp\0".encode())
+
+    monkeypatch.setattr(landlock, "launch", leaking)
+    report = await ShellAdapter(levels=("landlock",)).report()
+    assert report.level is None
+    assert "lets files be" in report.detail
+
+
 async def test_where_a_sandbox_is_preferred_and_none_is_to_be_had_steps_run_with_a_warning(no_bwrap: str) -> None:
-    adapter = ShellAdapter(mode="preferred")
+    adapter = ShellAdapter(mode="preferred", levels=("bubblewrap",))
     recorder = Recorder()
     assert (await run(adapter, {"command": "echo a"}, recorder))["stdout"] == "a\n"
     assert [line for line in recorder.of("agent") if "without a sandbox" in line and no_bwrap in line]
@@ -579,12 +621,13 @@ async def test_variables_that_the_launcher_would_obey_are_refused_without_a_sand
 
 
 async def test_a_command_dies_with_the_agent(adapter: ShellAdapter, mark: str) -> None:
-    mode = (await adapter.report()).mode
+    report = await adapter.report()
     program = (
         "import asyncio\n"
         "from consumer.adapters.shell import ShellAdapter\n"
         "from tests.support.shell_steps import run\n"
-        f"asyncio.run(run(ShellAdapter(mode={mode!r}), {{'args': ['sleep', '{mark}']}}))\n"
+        f"adapter = ShellAdapter(mode={report.mode!r}, levels=({report.level!r},))\n"
+        f"asyncio.run(run(adapter, {{'args': ['sleep', '{mark}']}}))\n"
     )
     agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     try:
@@ -596,7 +639,7 @@ async def test_a_command_dies_with_the_agent(adapter: ShellAdapter, mark: str) -
 
 
 async def test_a_command_whose_agent_dies_while_it_starts_never_begins(adapter: ShellAdapter, mark: str) -> None:
-    mode = (await adapter.report()).mode
+    report = await adapter.report()
     program = (
         "import asyncio, os, signal\n"
         "from consumer.adapters.shell import ShellAdapter, spawn\n"
@@ -606,7 +649,7 @@ async def test_a_command_whose_agent_dies_while_it_starts_never_begins(adapter: 
         "    await start(launch)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "async def main():\n"
-        f"    adapter = ShellAdapter(mode={mode!r})\n"
+        f"    adapter = ShellAdapter(mode={report.mode!r}, levels=({report.level!r},))\n"
         "    await adapter.report()\n"
         "    import consumer.adapters.shell.process as process\n"
         "    process.start = dying\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from consumer.adapters.shell import ShellAdapter
+from consumer.adapters.shell.sandbox import Level
 from consumer.ports import JsonObject, StepContext, Stream
 from consumer.workflow.scope import UNKNOWN, Unknown
 from schemas.wpk import ResourceLimits
@@ -90,11 +90,18 @@ async def run(adapter: ShellAdapter, config: JsonObject, recorder: Recorder | No
     return await action.run(context((recorder or Recorder()).log))
 
 
-async def require_sandbox(adapter: ShellAdapter) -> None:
-    """Skips the test where bubblewrap can't be used."""
-    require(shutil.which("bwrap"), "bubblewrap is not installed")
+async def require_sandbox(adapter: ShellAdapter, level: Level = "bubblewrap") -> None:
+    """Skips the test where the adapter does not come to that level."""
     report = await adapter.report()
-    require(report.level == "bubblewrap", f"bubblewrap can't be used here: {report.detail}")
+    require(report.level == level, f"{level} can't be used here: {report.detail}")
+
+
+async def adapter_at(level: Level, **changes: Any) -> ShellAdapter:
+    """An adapter whose steps run at that level; skips the test where this machine does not have it."""
+    mode = "off" if level == "none" else "required"
+    built = ShellAdapter(mode=mode, levels=(level,), **changes)
+    await require_sandbox(built, level)
+    return built
 
 
 def processes_with(mark: str) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from consumer.adapters.shell import output, parsing, process, sandbox, spawn
+from consumer.adapters.shell import bubblewrap, launching, output, parsing, process, sandbox, spawn
 from consumer.adapters.shell.config import ShellConfig
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext
@@ -24,9 +24,15 @@ from consumer.ports import JsonObject, Plan, StepContext
 _QUOTED = 300
 #: Seconds for the last words of a cancelled command.
 _LAST_WORDS = 2.0
+_WHERE: dict[sandbox.Level, str] = {
+    "bubblewrap": "in bubblewrap",
+    "landlock": "behind Landlock and seccomp",
+    "none": "without a sandbox",
+}
 _HINTS = {
     signal.SIGXCPU: "it used up limits.cpu",
     signal.SIGXFSZ: "it wrote a file larger than limits.file_size",
+    signal.SIGSYS: "the sandbox forbids system calls of another architecture",
     signal.SIGKILL: "killed from outside: often the memory was exhausted",
 }
 
@@ -68,12 +74,12 @@ class ShellAction:
     async def plan(self, step: StepContext) -> Plan:
         """The command and the sandbox it would get. Raises PermanentError where it would get none and needs one."""
         level = await self.surroundings.sandbox.level()
-        where = "in bubblewrap" if level == "bubblewrap" else "without a sandbox"
+        where = _WHERE[level]
         detail: JsonObject = {
             "command": self.shown,
             "sandbox": level,
             "network": self.config.network,
-            "cwd": str(Path(sandbox.WORKSPACE, self.config.cwd)) if level == "bubblewrap" else self.config.cwd,
+            "cwd": str(Path(bubblewrap.WORKSPACE, self.config.cwd)) if level == "bubblewrap" else self.config.cwd,
             "env": dict(self.config.env),
             "success_codes": list(self.config.success_codes),
             "limits": self.config.limits.model_dump(exclude_none=True),
@@ -89,12 +95,12 @@ class ShellAction:
     async def run(self, step: StepContext) -> JsonObject:
         """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and with `parse` also `parsed`."""
         level = await self.surroundings.sandbox.level()
-        if level == "none" and (report := await self.surroundings.sandbox.report()).mode == "preferred":
-            await step.log("agent", f"warning: this step runs without a sandbox: {report.detail}")
+        if warning := (await self.surroundings.sandbox.report()).warning:
+            await step.log("agent", f"warning: this step runs {warning}")
         async with _scratch(level) as directory:
-            spec = sandbox.Spec(
+            spec = launching.Spec(
                 argv=self._argv(),
-                env=self._env(step, sandbox.WORKSPACE if level == "bubblewrap" else directory),
+                env=self._env(step, bubblewrap.WORKSPACE if level == "bubblewrap" else directory),
                 cwd=self.config.cwd,
                 stdin=None if self.config.stdin is None else self.config.stdin.encode("utf-8", "replace"),
                 limits=self.config.limits,
@@ -112,7 +118,7 @@ class ShellAction:
 
     def _env(self, step: StepContext, home: str) -> dict[str, str]:
         return {
-            "PATH": sandbox.SEARCH_PATH,
+            "PATH": launching.SEARCH_PATH,
             "HOME": home,
             "LANG": "C.UTF-8",
             **self.surroundings.environment,
@@ -233,8 +239,8 @@ async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
     # Made in place: it takes no time, and a cancellation can't come between it and its removal.
     directory = tempfile.mkdtemp(prefix="wpk-step-")
     try:
-        if os.geteuid() == 0:
-            os.chown(directory, sandbox.NOBODY, sandbox.NOBODY)
+        if (owner := launching.owner()) is not None:
+            os.chown(directory, owner, owner)
         yield directory
     finally:
         removing = asyncio.create_task(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))

@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from consumer.adapters.shell import facts, quoting, sandbox
+from consumer.adapters.shell import bubblewrap, facts, quoting, sandbox
 from consumer.adapters.shell.action import ShellAction, Surroundings
 from consumer.adapters.shell.config import ShellConfig, as_text, not_carried
 from consumer.errors import ConfigError, PermanentError
@@ -38,13 +38,14 @@ class ShellAdapter:
         mode: sandbox.Mode = "required",
         environment: Iterable[str] = (),
         grace: float = 5.0,
-        sizes: sandbox.Sizes | None = None,
+        sizes: bubblewrap.Sizes | None = None,
+        levels: Sequence[sandbox.Level] = sandbox.LEVELS,
     ) -> None:
         """`environment`: names of the agent's own variables that commands may have.
 
-        `grace`: seconds between SIGTERM and SIGKILL.
+        `grace`: seconds between SIGTERM and SIGKILL. `levels`: the sandboxes that are looked for.
         """
-        self._sandbox = sandbox.Sandbox(mode, sizes)
+        self._sandbox = sandbox.Sandbox(mode, sizes, levels)
         names = tuple(environment)
         self._surroundings = Surroundings(
             sandbox=self._sandbox,

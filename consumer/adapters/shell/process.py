@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from consumer.adapters.shell import tree
-from consumer.adapters.shell.spawn import Child, Launch, Sink, start
+from consumer.adapters.shell.spawn import Child, Launch, Sink, Used, start
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ class Ended:
     """False: the launcher ended without having run the command (or was killed itself)."""
     survivors: bool
     """True: a process that could not be ended still held the output."""
+    used: Used | None = None
 
 
 async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
@@ -76,7 +77,10 @@ def _ended(child: Child) -> Ended:
     if child.status is not None:
         ran = child.status.exit_code is not None
         exit_code = exit_code if child.status.exit_code is None else child.status.exit_code
-    return Ended(exit_code=exit_code, ran=ran, survivors=child.survivors)
+    used = child.process.used
+    if child.launch.kept:
+        used = child.status.used if child.status is not None else None
+    return Ended(exit_code=exit_code, ran=ran, survivors=child.survivors, used=used)
 
 
 async def uncancelled(task: asyncio.Task[T], on_cancel: Callable[[], object] = bool) -> T:
@@ -127,9 +131,13 @@ def _raise_of(pumps: list[asyncio.Task[None]]) -> None:
 
 
 async def _sweep(child: Child) -> None:
-    """Ends what the command left running: in a sandbox there is nothing, its init took all with it."""
+    """Ends what the command left running: a sandbox's init took all with it, and so did a keeper that ended well."""
     if child.launch.token is None:
         return
+    if child.launch.kept and child.status_task is not None and child.status is not None:
+        await asyncio.wait({child.status_task}, timeout=_DRAIN)
+        if child.status.exit_code is not None:
+            return
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _REAP
     while pids := await _members(child):
@@ -247,8 +255,8 @@ async def _init(child: Child) -> int | None:
 
 
 async def _members(child: Child) -> list[int]:
-    """All live processes of the command; a sandbox's init is none of them."""
-    if child.status is not None:
+    """All live processes of the command; a sandbox's init and the keeper are none of them."""
+    if child.status is not None and not child.launch.kept:
         init = await _init(child)
         return [] if init is None else await asyncio.to_thread(tree.descendants, init)
     pid = child.process.pid
@@ -281,13 +289,14 @@ async def _kill(child: Child) -> None:
     bwrap would leave a zombie to whoever inherits it.
     """
     init = await _init(child)
-    if init is not None:
+    if child.launch.kept:
+        tree.send(child.process.pid, signal.SIGTERM)
+        await asyncio.wait({child.exited}, timeout=_REAP)
+    elif init is not None:
         tree.send(init, signal.SIGKILL)
         await asyncio.wait({child.exited}, timeout=_DRAIN)
     elif child.status is not None and await _kill_untold(child):
         await asyncio.wait({child.exited}, timeout=_DRAIN)
-    if not child.exited.done():
-        with contextlib.suppress(ProcessLookupError):
-            child.process.kill()
+    child.process.kill()
     done, _ = await asyncio.wait({child.exited}, timeout=_REAP)
     child.survivors = child.survivors or not done

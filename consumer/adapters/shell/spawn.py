@@ -1,8 +1,6 @@
 """Starts a command's launcher, with the pipes and descriptors that it needs.
 
-The pipes are made here rather than by asyncio, for two reasons: `Process.wait()` then means that the process ended
-(on some Pythons it also waits for the pipes, which a grandchild may hold: cpython#119710), and who the command runs as
-owns them, so that it may open `/dev/stderr`.
+The pipes are made here rather than by asyncio, so that who the command runs as owns them, and may open `/dev/stderr`.
 """
 
 from __future__ import annotations
@@ -11,6 +9,10 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
+import signal
+import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +21,7 @@ Source = Literal["stdout", "stderr"]
 Sink = Callable[[Source, bytes], Awaitable[None]]
 
 _SOURCES: tuple[Source, ...] = ("stdout", "stderr")
-_NUMBERED = ("{args}", "{status}")
+_NUMBERED = ("{args}", "{status}", "{filter}")
 _CHUNK = 64 * 1024
 #: What opens the gate.
 OPEN = b"go\n"
@@ -36,24 +38,41 @@ class Launch:
     """How to start it: the launcher's own command line and environment, and what it is given by descriptors."""
 
     argv: tuple[str, ...]
-    """The items `{args}` and `{status}` stand for the numbers of the two descriptors."""
+    """The items `{args}`, `{status}` and `{filter}` stand for the numbers of the descriptors."""
     env: Mapping[str, str]
     cwd: str
     arguments: bytes | None = None
-    """bwrap's options, NUL-separated: by descriptor, since a command line can be read by everybody on the machine."""
+    """Options of bwrap or the keeper, NUL-separated: by descriptor, since everybody can read a command line."""
+    filter: bytes | None = None
+    """A seccomp filter's instructions."""
     stdin: bytes | None = None
     owner: int | None = None
     """The uid that is to own the pipes, where it is not the agent's."""
     token: bytes | None = None
-    """What marks the processes' environment, where no sandbox holds them together."""
+    """What marks the processes' environment, where no pid namespace holds them together."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is the keeper that starts the command, and that ends all of it at SIGTERM."""
+        return self.arguments is not None and self.token is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What the processes of a command used together, those that were waited for."""
+
+    cpu_seconds: float
+    peak_memory_bytes: int | None
+    """The most that one of them had in memory; None: not known, but less than the agent has."""
 
 
 @dataclass(slots=True)
 class Status:
-    """What bwrap tells over its status descriptor."""
+    """What bwrap or the keeper tells over its status descriptor."""
 
     child: asyncio.Future[int | None]
     exit_code: int | None = None
+    used: Used | None = None
 
 
 @dataclass(slots=True)
@@ -75,13 +94,17 @@ class Pipe:
             await sink(source, chunk)
 
     async def messages(self, status: Status) -> None:
-        """Reads bwrap's messages, one JSON object a line, until it is gone."""
+        """Reads the launcher's messages, one JSON object a line, until it is gone."""
         try:
             while line := await self.reader.readline():
                 message = json.loads(line)
                 if "child-pid" in message and not status.child.done():
                     status.child.set_result(int(message["child-pid"]))
                 status.exit_code = message.get("exit-code", status.exit_code)
+                if "cpu-seconds" in message:
+                    status.used = Used(
+                        cpu_seconds=message["cpu-seconds"], peak_memory_bytes=message["peak-memory-bytes"]
+                    )
         finally:
             if not status.child.done():
                 status.child.set_result(None)
@@ -134,11 +157,57 @@ def _resolve(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
+class Started:
+    """A process that was started, waited for by wait4(2): asyncio's own does not tell what it used."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._loop = asyncio.get_running_loop()
+        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.pid = popen.pid
+        self._exited: asyncio.Future[int] = self._loop.create_future()
+        self.used: Used | None = None
+        try:
+            number = os.pidfd_open(self.pid)
+        except OSError:  # before Linux 5.3
+            threading.Thread(target=self._wait, name=f"wait-{self.pid}", daemon=True).start()
+        else:
+            self._loop.add_reader(number, self._ready, number)
+
+    async def wait(self) -> int:
+        """Its exit code, -n for signal n, once it has ended."""
+        return await asyncio.shield(self._exited)
+
+    def kill(self) -> None:
+        """SIGKILL, if it is still there."""
+        if not self._exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _ready(self, number: int) -> None:
+        self._loop.remove_reader(number)
+        os.close(number)
+        self._ended(*os.wait4(self.pid, 0)[1:])
+
+    def _wait(self) -> None:
+        _, status, used = os.wait4(self.pid, 0)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ended, status, used)
+
+    def _ended(self, status: int, used: resource.struct_rusage) -> None:
+        # A child's peak begins with what the agent had when it was forked (getrusage(2), over an exec).
+        peak = used.ru_maxrss * 1024 if used.ru_maxrss > self._before else None
+        self.used = Used(cpu_seconds=round(used.ru_utime + used.ru_stime, 6), peak_memory_bytes=peak)
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        if not self._exited.done():
+            self._exited.set_result(self._popen.returncode)
+
+
 @dataclass(slots=True)
 class Child:
     """A started launcher with everything that hangs on it."""
 
-    process: asyncio.subprocess.Process
+    process: Started
     launch: Launch
     gate: Gate
     pipes: dict[Source, Pipe]
@@ -167,16 +236,17 @@ async def start(launch: Launch) -> Child:
         pipes: dict[Source, Pipe] = {}
         for source in _SOURCES:
             pipes[source], ends[source] = await _pipe(ours, theirs, launch.owner)
-        passed: list[int] = []
         numbers: dict[str, int] = {}
         status_pipe = None
         if launch.arguments is not None:
             status_pipe, numbers["status"] = await _pipe(ours, theirs, None)
             numbers["args"] = _memory(theirs, launch.arguments)
-            passed = list(numbers.values())
+        if launch.filter is not None:
+            numbers["filter"] = _memory(theirs, launch.filter)
+        passed = list(numbers.values())
         gate, stdin = _gate(ours, theirs, launch.owner)
-        process = await asyncio.create_subprocess_exec(
-            *(item.format(**numbers) if item in _NUMBERED else item for item in launch.argv),
+        popen = subprocess.Popen(  # noqa: S603, ASYNC220 - to start commands is what this is for; asyncio does it so too
+            [item.format(**numbers) if item in _NUMBERED else item for item in launch.argv],
             stdin=stdin,
             stdout=ends["stdout"],
             stderr=ends["stderr"],
@@ -185,6 +255,7 @@ async def start(launch: Launch) -> Child:
             cwd=launch.cwd,
             start_new_session=True,
         )
+        process = Started(popen)
         child = Child(process, launch, gate, pipes, asyncio.create_task(process.wait()), asyncio.Event())
         if status_pipe is not None:
             child.status_pipe = status_pipe
