@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from consumer.errors import SettingsError
-from consumer.settings.model import Settings, is_secret, variables
+from consumer.settings.model import Settings, is_secret, secret_files, variables
 
 
 def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings from the environment and, with less weight, a file.
 
-    A file that ends in .yaml, .yml or .json is YAML, every other a list of NAME=value lines. Raises SettingsError that
-    tells of everything wrong at once.
+    A file that ends in .yaml, .yml or .json is YAML, every other a list of NAME=value lines. What is secret may lie in
+    a file of its own, which the setting's name and `_FILE` names. Raises SettingsError that tells of all that is wrong
+    at once, where those files can be read.
     """
     environ = os.environ if environ is None else environ
     known = variables()
@@ -32,10 +33,11 @@ def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -
         for name, value in _read(config).items():
             values[name], origins[name] = value, config.name
         _refuse_unknown(values, known, config)
-    for name in known:
+    for name in (*known, *secret_files()):
         if environ.get(name):
             values[name], origins[name] = environ[name], "environment"
     values = {name: value for name, value in values.items() if value not in ("", None)}
+    _read_secrets(values, origins)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -50,8 +52,31 @@ def unknown_variables(settings: Settings, environ: Mapping[str, str] | None = No
     return [
         f"the environment variable {name} is unknown and has no effect{_did_you_mean(name, known)}"
         for name in sorted(environ)
-        if name.startswith("WPK_") and name not in known and not name.startswith(settings.secrets_env_prefix)
+        if name.startswith("WPK_")
+        and name not in known
+        and name not in secret_files()
+        and not name.startswith(settings.secrets_env_prefix)
     ]
+
+
+def _read_secrets(values: dict[str, object], origins: dict[str, str]) -> None:
+    """Puts what the files of `…_FILE` hold in their place. A line's end after the secret does not belong to it."""
+    for variable, name in secret_files().items():
+        if variable not in values:
+            continue
+        path = Path(str(values.pop(variable)))
+        if name in values:
+            raise SettingsError(
+                f"{variable} ({origins[variable]}) and {name} ({origins[name]}) are both set: keep one of them"
+            )
+        try:
+            secret = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise SettingsError(f"{variable} ({origins[variable]}): {path} can't be read: {reason}") from None
+        if not secret:
+            raise SettingsError(f"{variable} ({origins[variable]}): {path} is empty")
+        values[name], origins[name] = secret, str(path)
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -88,7 +113,7 @@ def _refuse_unknown(names: Mapping[str, object], known: Mapping[str, str], path:
     for name in names:
         if name.startswith("WPK_SECRET_"):
             lines.append(f"{name} in {path}: secrets come from the environment or from files in WPK_SECRETS_DIR only")
-        elif name not in known:
+        elif name not in known and name not in secret_files():
             lines.append(f"{name} in {path} is no setting{_did_you_mean(name, known)}")
     if lines:
         raise SettingsError("\n".join(lines))

@@ -342,6 +342,11 @@ def is_secret(name: str) -> bool:
     return field is not None and "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
+def secret_files() -> dict[str, str]:
+    """The variables that name a file with a secret setting's value, and that setting's own variable."""
+    return {f"{name}_FILE": name for name in variables() if is_secret(name)}
+
+
 def variables() -> dict[str, str]:
     """The field of each environment variable, in the order of the reference."""
     return {variable(field): field for field in Settings.model_fields}

@@ -66,6 +66,8 @@ def markdown() -> str:
         "Each setting is an environment variable. `wpk agent --config FILE` reads the same names from a file, too:",
         "YAML (`.yaml`, `.yml`, `.json`) or lines of `NAME=value`. The environment wins over the file; an empty value",
         "counts as none. Durations are written `500ms`, `30s`, `5m`, `1h30m` or `7d`; sizes in bytes, or as `256Ki`.",
+        "A password may lie in a file, such as a mounted secret, that is read once, at the start: the variable's name",
+        "and `_FILE` names it (`KAFKA_SASL_PASSWORD_FILE`), and the environment does not hold it.",
     ]
     group = ""
     for entry in reference():

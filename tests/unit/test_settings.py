@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from consumer import settings
 from consumer.errors import SettingsError
 from consumer.settings import reference
+from consumer.settings.model import secret_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,6 +162,34 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
     file.write_text("KAFKA_SASL_PASSWORD: {hunter2: [\n")
     assert "hunter2" not in complaint(file)
     assert "hunter2" not in complaint(None, WPK_PROMETHEUS_URL="https://me:hunter2@prometheus:9090")
+
+
+@pytest.mark.parametrize("name", sorted(secret_files()))
+def test_a_secret_may_lie_in_a_file_of_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("two\nlines \n")
+    loaded = settings.load(environ={name: str(tmp_path / "secret")})
+    secret = getattr(loaded, settings.variables()[name.removesuffix("_FILE")])
+    assert secret.get_secret_value() == "two\nlines "
+    assert settings.unknown_variables(loaded, {name: "x"}) == []
+
+
+def test_the_file_with_a_secret_may_be_named_by_the_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret")
+    config = tmp_path / "agent.env"
+    config.write_text(f"KAFKA_SASL_PASSWORD_FILE={tmp_path / 'secret'}\n")
+    password = settings.load(config, {}).kafka_sasl_password
+    assert password is not None and password.get_secret_value() == "s3cret"
+
+
+def test_a_file_with_a_secret_that_can_not_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    path = str(tmp_path / "none")
+    assert complaint(KAFKA_SASL_PASSWORD_FILE=path) == (
+        f"KAFKA_SASL_PASSWORD_FILE (environment): {path} can't be read: No such file or directory"
+    )
+    assert "empty is empty" in complaint(KAFKA_SASL_PASSWORD_FILE=str(tmp_path / "empty"))
+    both = complaint(KAFKA_SASL_PASSWORD_FILE=path, KAFKA_SASL_PASSWORD="s3cret")
+    assert "both set" in both and "s3cret" not in both
 
 
 def test_an_unknown_key_in_a_file_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
