@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
+import string
 import time
+from random import Random
+from unittest.mock import patch
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
+from consumer.policy import anchors
+from consumer.policy.forms import forms_of
 from consumer.policy.redact import MASK, Redactor
 
 SECRET = 'pa55 "w/rd+ü'
@@ -148,16 +155,16 @@ def test_each_line_of_a_long_values_base64_is_masked(width: int) -> None:
         assert Redactor([secret]).mask(encoded[start : start + width]) == MASK
 
 
-@pytest.mark.parametrize("kept", range(4, 16))
+@pytest.mark.parametrize("kept", range(4, 40))
 def test_the_beginning_of_a_value_before_a_cut_is_masked(kept: int) -> None:
-    secret = "0123456789abcdef"
+    secret = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
     assert Redactor([secret]).mask(f"said {secret[:kept]}… (cut)") == f"said {MASK}… (cut)"
     assert Redactor([secret]).mask(f"said {secret[:kept]} … [line cut]") == f"said {MASK} … [line cut]"
 
 
-@pytest.mark.parametrize("kept", range(4, 16))
+@pytest.mark.parametrize("kept", range(4, 40))
 def test_the_end_of_a_value_behind_a_cut_is_masked(kept: int) -> None:
-    secret = "0123456789abcdef"
+    secret = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
     text = f"a\n… [9 bytes left out] …\n{secret[-kept:]} b"
     assert Redactor([secret]).mask(text) == f"a\n… [9 bytes left out] …\n{MASK} b"
 
@@ -179,3 +186,96 @@ def test_a_text_full_of_cuts_costs_little() -> None:
     began = time.process_time()
     Redactor([secret]).mask("abcd…" * 20_000)
     assert time.process_time() - began < 5, "the work must not grow with cuts, forms and lengths all at once"
+
+
+# What a search for each form one by one finds: slow, but plain.
+
+
+def _plainly(values: list[str], text: str, *, error: bool = False) -> str:
+    forms = {form for value in values for form in forms_of(value)}
+    spans = [(at, at + len(form)) for form in forms for at in range(len(text)) if text.startswith(form, at)]
+    for form in forms:
+        spans += _at_cuts(form, text)
+        spans += _halves(form, text) if error else []
+    hidden = {at for span in spans for at in range(*span)}
+    return "".join("\0" if at in hidden else character for at, character in enumerate(text))
+
+
+def _at_cuts(form: str, text: str) -> list[tuple[int, int]]:
+    befores = [match.start() for match in re.finditer(r"\s{0,8}…", text)] + [len(text)] * (len(text) >= 1024)
+    afters = [match.end() for match in re.finditer(r"…\s{0,8}", text)]
+    sizes = range(4, len(form) + 1)
+    return [(end - n, end) for end in befores for n in sizes if end >= n and text[end - n : end] == form[:n]] + [
+        (begin, begin + n) for begin in afters for n in sizes if text[begin : begin + n] == form[-n:]
+    ]
+
+
+def _halves(form: str, text: str) -> list[tuple[int, int]]:
+    least = max(8, (len(form) + 1) // 2)
+    sizes = range(least, len(form))
+    return [(at, at + n) for at in range(len(text)) for n in sizes if text[at : at + n] == form[:n]]
+
+
+def _blotted(masked: str, text: str) -> bool:
+    """Whether the masked text is this one with each run of hidden characters as one mask or several."""
+    pattern = "".join("(?:\\*\\*\\*)+" if run[0] == "\0" else re.escape(run) for run in re.findall("\0+|[^\0]+", text))
+    return re.fullmatch(pattern, masked) is not None
+
+
+#: Few characters, so that pieces repeat, overlap and are found by chance.
+_similar = st.text(alphabet="ab+\n", min_size=4, max_size=50)
+
+
+@st.composite
+def _showing(draw: st.DrawFn) -> tuple[list[str], str]:
+    values = draw(st.lists(_similar, min_size=1, max_size=3))
+    forms = sorted({form for value in values for form in forms_of(value)})
+    pieces = []
+    for _ in range(draw(st.integers(1, 6))):
+        form = draw(st.sampled_from(forms or values))
+        piece = st.sampled_from([form, form[: len(form) // 2 + 1], form[len(form) // 2 :], form[:4], "…", " … ", "a"])
+        pieces.append(draw(piece))
+    return values, draw(st.sampled_from(["", "x" * 1024])) + "".join(pieces)
+
+
+@pytest.mark.parametrize("few", [0, 1000], ids=["looked at in steps", "looked for one by one"])
+@settings(max_examples=50)
+@given(_showing())
+def test_all_that_a_search_for_each_form_finds_is_masked_and_nothing_else(
+    few: int, shown: tuple[list[str], str]
+) -> None:
+    values, text = shown
+    redactor = Redactor(values)
+    with patch.object(anchors, "_FEW", few):
+        _same(redactor, values, text)
+
+
+def _same(redactor: Redactor, values: list[str], text: str) -> None:
+    assert _blotted(redactor.mask(text), _plainly(values, text))
+    assert _blotted(redactor.mask_error(text), _plainly(values, text, error=True))
+
+
+@given(st.lists(_showing(), min_size=1, max_size=4))
+def test_json_is_masked_as_its_texts_are(shown: list[tuple[list[str], str]]) -> None:
+    redactor = Redactor([value for values, _ in shown for value in values])
+    texts = [text for _, text in shown]
+    assert redactor.mask_json([texts, {"a": texts}]) == [
+        [redactor.mask(text) for text in texts],
+        {"a": [redactor.mask(text) for text in texts]},
+    ]
+
+
+def test_a_private_keys_thousand_forms_cost_a_megabyte_little_time() -> None:
+    draw = Random(1)
+    lines = ["".join(draw.choices(string.ascii_letters + string.digits, k=64)) for _ in range(50)]
+    redactor = Redactor(["\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----"])])
+    words = ["".join(draw.choices(string.ascii_letters, k=6)) for _ in range(500)]
+    value: JsonValue = [
+        " ".join(draw.choices(words, k=150_000)),
+        [{"name": draw.choice(words), "line": " ".join(draw.choices(words, k=10))} for _ in range(5000)],
+        [f"{draw.choice(words)} {lines[7]}"],
+    ]
+    began = time.process_time()
+    masked = redactor.mask_json(value)
+    assert time.process_time() - began < 3, "to look for each form by itself takes five times as long"
+    assert lines[7] not in json.dumps(masked)
