@@ -13,6 +13,7 @@ from pydantic import BaseModel, JsonValue
 from consumer.workflow.checks import NeedsRights
 from consumer.workflow.facts import Facts
 from consumer.workflow.scope import UNKNOWN, Scope, Unknown
+from schemas.events import Usage
 from schemas.failure import Problem
 from schemas.wpk import ResourceLimits
 
@@ -37,6 +38,7 @@ __all__ = [
     "Stream",
     "Topic",
     "Unknown",
+    "Usage",
 ]
 
 JsonObject = dict[str, JsonValue]
@@ -76,6 +78,8 @@ class StepContext:
     The summary goes into the trail, the record only into the state. Called at most once an attempt; a later attempt
     of the same step keeps the first attempt's record: it holds the state before the step changed anything.
     """
+    used: Callable[[Usage], None] = lambda usage: None
+    """Tells what the attempt used, for the event of its end; of several calls the last one counts."""
     requested_by: str | None = None
     """Who asked for what is done: for the execution, or in the rollback phase for the rollback."""
     captured: JsonObject | None = None

@@ -456,10 +456,24 @@ class StepCaptured(StepEvent):
     summary: str
 
 
+class Usage(BaseModel):
+    """What an attempt ran in and used of the agent's machine, as far as its adapter can tell."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    sandbox: Literal["bubblewrap", "landlock", "none"] | None = None
+    """What held a shell step's command (docs/security.md)."""
+    cpu_seconds: float | None = None
+    """Processor time of all of its processes that were waited for; not known in bubblewrap."""
+    peak_memory_bytes: int | None = None
+    """The most that one of its processes had in memory; missing where it was less than the agent itself has."""
+
+
 class StepRetrying(StepEvent):
     name: ClassVar[str] = "step.retrying"
     error: Failure
     output: JsonValue = None
+    usage: Usage | None = None
     duration: float
     retry_at: Moment
 
@@ -469,6 +483,7 @@ class StepSucceeded(StepEvent):
     started_at: Moment
     duration: float
     output: JsonValue = None
+    usage: Usage | None = None
 
 
 class StepFailed(StepEvent):
@@ -477,6 +492,7 @@ class StepFailed(StepEvent):
     duration: float | None = None
     error: Failure
     output: JsonValue = None
+    usage: Usage | None = None
     continued: bool = False
     """True: the package says that the run goes on all the same."""
 

@@ -32,7 +32,7 @@ from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
-from schemas.events import EventData
+from schemas.events import EventData, Usage
 from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
 from schemas.wpk import Handler, WorkflowPackage
@@ -200,9 +200,10 @@ class StepRunner:
             mask=self._mask,
             max_bytes=self._services.limits.max_log_bytes,
         )
+        usages: list[Usage] = []
         try:
-            output = await self._attempt(attempt, self._context(attempt, log))
-            outcome: Outcome = Succeeded(output=self._fit(output))
+            output = await self._attempt(attempt, self._context(attempt, log, usages.append))
+            outcome: Succeeded | Failed = Succeeded(output=self._fit(output))
         except OwnershipLost:
             raise
         except LeftBehind:
@@ -218,7 +219,7 @@ class StepRunner:
             outcome = self._failed(PermanentError(f"{type(error).__name__}: {error}", code="internal"))
         finally:
             log.close()
-        return outcome
+        return replace(outcome, usage=usages[-1]) if usages else outcome
 
     def _mask(self, text: str) -> str:
         """By the secrets that are known at the time of the call."""
@@ -246,7 +247,7 @@ class StepRunner:
         output = self._fit(error.output) if error.output is not None else None
         return Failed(failure=failure, output=output, delay=delay)
 
-    def _context(self, attempt: Attempt, log: StepLog) -> StepContext:
+    def _context(self, attempt: Attempt, log: StepLog, used: Callable[[Usage], None]) -> StepContext:
         execution, handler = self._execution, attempt.handler
         state = execution.state
         return StepContext(
@@ -262,6 +263,7 @@ class StepRunner:
             limits=self._prepared.permit.limits,
             log=log.write,
             capture=self._capture(attempt, log),
+            used=used,
             requested_by=_requester(state, attempt.phase),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
             originals=state.undo if attempt.phase == "rollback" else {},

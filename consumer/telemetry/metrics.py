@@ -22,12 +22,14 @@ from prometheus_client import (
 )
 
 from schemas import events
-from schemas.events import EventData, Status
+from schemas.events import EventData, Status, Usage
 from schemas.execution import ExecutionState
 
 #: From a fast step to a long run.
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_CPU_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)
+_MEMORY_BUCKETS = tuple(2**20 * size for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
 _COMMANDS = ("execute", "rollback", "control")
 _OUTCOMES = ("accepted", "rejected", "duplicate")
 #: Why a record becomes a dead letter: the codes of `intake.decode`, and `internal`.
@@ -100,6 +102,20 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
+        self._cpu = Histogram(
+            "wpk_step_cpu_seconds",
+            "Processor time of one attempt of a step, where its adapter tells it.",
+            ("adapter",),
+            buckets=_CPU_BUCKETS,
+            registry=registry,
+        )
+        self._memory = Histogram(
+            "wpk_step_peak_memory_bytes",
+            "The most that one process of a step's attempt had in memory, where its adapter tells it.",
+            ("adapter",),
+            buckets=_MEMORY_BUCKETS,
+            registry=registry,
+        )
         self._retries = counter("wpk_step_retries_total", "Attempts that failed and are made again.", "adapter")
         self._commands = counter("wpk_commands_total", "Commands, by what they led to.", "command", "outcome")
         self._dead_letters = counter("wpk_dead_letters_total", "Records that could not be understood.", "reason")
@@ -168,6 +184,11 @@ class Metrics:
             duration: float | None = getattr(draft, "duration", None)
             if status is not None and duration is not None:
                 self._steps.labels(label, status).observe(duration)
+            usage: Usage | None = getattr(draft, "usage", None)
+            if usage is not None and usage.cpu_seconds is not None:
+                self._cpu.labels(label).observe(usage.cpu_seconds)
+            if usage is not None and usage.peak_memory_bytes is not None:
+                self._memory.labels(label).observe(usage.peak_memory_bytes)
             if isinstance(draft, events.StepRetrying):
                 self._retries.labels(label).inc()
 

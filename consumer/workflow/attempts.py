@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from consumer.workflow import retry
 from schemas import events
-from schemas.events import EventData, Phase
+from schemas.events import EventData, Phase, Usage
 from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
 from schemas.wpk import Handler
@@ -24,6 +24,7 @@ class Succeeded:
     """The attempt did what it should."""
 
     output: JsonValue
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Failed:
 
     failure: Failure
     output: JsonValue = None
+    usage: Usage | None = None
     delay: float | None = None
 
 
@@ -100,11 +102,13 @@ def end(
     same = {"step": handler.name, "adapter": handler.type, "phase": phase, "attempt": attempt}
     dry = {"dry_run": is_dry(state, phase)}
     match outcome:
-        case Succeeded(output=output):
-            return [events.StepSucceeded(**same, **dry, started_at=began, duration=duration, output=output)]
+        case Succeeded(output=output, usage=usage):
+            return [
+                events.StepSucceeded(**same, **dry, started_at=began, duration=duration, output=output, usage=usage)
+            ]
         case Stopped(reason=reason):
             return [events.StepCancelled(**same, **dry, started_at=began, duration=duration, reason=reason)]
-        case Failed(failure=failure, output=output, delay=delay):
+        case Failed(failure=failure, output=output, usage=usage, delay=delay):
             failure = failure.model_copy(update={"step": handler.name})
             if failure.retryable and attempt < handler.retry.max_attempts and not stopping(state, phase):
                 pause = retry.backoff(handler.retry, attempt, draw, delay or 0.0)
@@ -114,6 +118,7 @@ def end(
                         **dry,
                         error=failure,
                         output=output,
+                        usage=usage,
                         duration=duration,
                         retry_at=now + timedelta(milliseconds=round(pause * 1000)),
                     )
@@ -126,6 +131,7 @@ def end(
                     duration=duration,
                     error=failure,
                     output=output,
+                    usage=usage,
                     continued=handler.on_failure == "continue",
                 )
             ]

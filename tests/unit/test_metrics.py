@@ -14,7 +14,7 @@ from consumer.intake import decode
 from consumer.telemetry.census import Census, CensusCollector
 from consumer.telemetry.metrics import DEAD_LETTER_REASONS, OTHER, Metrics, process_registry
 from schemas import events
-from schemas.events import Status
+from schemas.events import Status, Usage
 from schemas.execution import ExecutionState, RollbackState
 from schemas.failure import Failure, Problem
 
@@ -57,6 +57,10 @@ def families(metrics: Metrics) -> dict[str, tuple[str, set[str]]]:
     return found
 
 
+def succeeded(usage: Usage | None) -> events.StepSucceeded:
+    return events.StepSucceeded(step="a", adapter="shell", started_at=START, duration=1, usage=usage)
+
+
 def fill(metrics: Metrics) -> None:
     """Lets every metric have a value."""
     metrics.execution_ended(ended(Status.COMPLETED))
@@ -65,6 +69,7 @@ def fill(metrics: Metrics) -> None:
     metrics.attempt_ended(
         "shell", [events.StepRetrying(step="a", adapter="shell", error=BROKEN, duration=1, retry_at=START)]
     )
+    metrics.attempt_ended("shell", [succeeded(Usage(cpu_seconds=0.2, peak_memory_bytes=10_000_000))])
     metrics.command("execute", [])
     metrics.dead_letter("not_json")
     metrics.owned_partitions(3)
@@ -90,6 +95,8 @@ def test_a_scraper_sees_exactly_the_promised_names_types_and_labels(metrics: Met
         "active_workflows": ("gauge", set()),
         "wpk_executions": ("gauge", {"state"}),
         "wpk_step_duration_seconds": ("histogram", {"adapter", "status"}),
+        "wpk_step_cpu_seconds": ("histogram", {"adapter"}),
+        "wpk_step_peak_memory_bytes": ("histogram", {"adapter"}),
         "wpk_step_retries_total": ("counter", {"adapter"}),
         "wpk_commands_total": ("counter", {"command", "outcome"}),
         "wpk_dead_letters_total": ("counter", {"reason"}),
@@ -264,6 +271,14 @@ def test_the_lag_of_a_partition_goes_with_the_partition(metrics: Metrics) -> Non
     metrics.forget_lag("wpk.commands.execute", 3)
     metrics.forget_lag("wpk.commands.execute", 3)
     assert value(metrics, "wpk_consumer_lag", topic="wpk.commands.execute", partition="3") is None
+
+
+def test_what_an_attempt_used_counts_where_it_is_told(metrics: Metrics) -> None:
+    told = (None, Usage(sandbox="none"), Usage(cpu_seconds=2.5), Usage(cpu_seconds=0.5, peak_memory_bytes=5_000_000))
+    metrics.attempt_ended("shell", [succeeded(usage) for usage in told])
+    assert value(metrics, "wpk_step_cpu_seconds_count", adapter="shell") == 2
+    assert value(metrics, "wpk_step_cpu_seconds_sum", adapter="shell") == 3
+    assert value(metrics, "wpk_step_peak_memory_bytes_sum", adapter="shell") == 5_000_000
 
 
 def test_only_the_sandbox_in_use_is_shown(metrics: Metrics) -> None:

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from consumer.adapters.shell import bubblewrap, launching, output, parsing, process, sandbox, spawn
 from consumer.adapters.shell.config import ShellConfig
 from consumer.errors import PermanentError, StepError, TemporaryError
-from consumer.ports import JsonObject, Plan, StepContext
+from consumer.ports import JsonObject, Plan, StepContext, Usage
 
 #: Characters of a message's quotation of what the command printed.
 _QUOTED = 300
@@ -95,6 +95,7 @@ class ShellAction:
     async def run(self, step: StepContext) -> JsonObject:
         """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and with `parse` also `parsed`."""
         level = await self.surroundings.sandbox.level()
+        step.used(Usage(sandbox=level))
         if warning := (await self.surroundings.sandbox.report()).warning:
             await step.log("agent", f"warning: this step runs {warning}")
         async with _scratch(level) as directory:
@@ -107,7 +108,7 @@ class ShellAction:
                 network=self.config.network,
             )
             launch = self.surroundings.sandbox.launch(spec, level, directory)
-            return await self._execute(launch, step)
+            return await self._execute(launch, step, level)
 
     def _argv(self) -> tuple[str, ...]:
         if self.config.args is not None:
@@ -131,7 +132,7 @@ class ShellAction:
             "WPK_IDEMPOTENCY_KEY": step.idempotency_key,
         }
 
-    async def _execute(self, launch: spawn.Launch, step: StepContext) -> JsonObject:
+    async def _execute(self, launch: spawn.Launch, step: StepContext, level: sandbox.Level) -> JsonObject:
         heard = _Heard(step, parse=self.config.parse != "none")
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -146,6 +147,9 @@ class ShellAction:
             raise _not_started(error, launch) from error
         duration = round(loop.time() - began, 3)
         await heard.finish()
+        if ended.used is not None:
+            cpu, peak = ended.used.cpu_seconds, ended.used.peak_memory_bytes
+            step.used(Usage(sandbox=level, cpu_seconds=cpu, peak_memory_bytes=peak))
         if ended.survivors:
             await step.log("agent", "warning: a process of this step could not be ended and goes on outside")
         result: JsonObject = {

@@ -38,6 +38,7 @@ class Ended:
     survivors: bool
     """True: a process that could not be ended still held the output."""
     used: Used | None = None
+    """None: not known."""
 
 
 async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
@@ -77,9 +78,8 @@ def _ended(child: Child) -> Ended:
     if child.status is not None:
         ran = child.status.exit_code is not None
         exit_code = exit_code if child.status.exit_code is None else child.status.exit_code
-    used = child.process.used
-    if child.launch.kept:
-        used = child.status.used if child.status is not None else None
+    # bwrap does not wait for its init, so that what was used inside is not told by its own end.
+    used = child.process.used if child.status is None else child.status.used
     return Ended(exit_code=exit_code, ran=ran, survivors=child.survivors, used=used)
 
 
