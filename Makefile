@@ -35,6 +35,7 @@ test: $(STAMP) ## run the tests (Apache Kafka's half needs Docker, or Java and M
 test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, a real Kubernetes API server (needs Go)
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m tests.support.control_plane
+	@$(PY) -m tests.support.prometheus
 	@$(PY) -m pytest -m long $(SPREAD) $(ARGS)
 
 test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl as the oracle (part of test-long; needs Go)
