@@ -27,7 +27,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consumer.cli.audit import collect_rarely
-from consumer.client import Auditor
+from consumer.client import Auditor, Client
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
@@ -129,8 +129,8 @@ async def verify(connection: KafkaConnection, names: TopicNames, events: int) ->
 async def replay(connection: KafkaConnection, names: TopicNames, events: int) -> float:
     """Seconds of a core that it takes to give out all events that hold, checked, without the state topic."""
     began, given = time.process_time(), 0
-    async with contextlib.aclosing(Auditor(connection, names, strict=True).entries()) as entries:
-        async for _ in entries:
+    async with contextlib.aclosing(Client(connection, names).replay()) as events_given:
+        async for _ in events_given:
             given += 1
     assert given == events, (given, events)
     return time.process_time() - began

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Callable
 from itertools import pairwise
 
 from consumer.audit.entry import Entry, Place
 from consumer.audit.findings import Finding, Kind
+from consumer.audit.tale import Tale
+from schemas.events import JsonObject
 
 #: Of each hash so many bytes are kept; nobody finds another event with the same 128 bits.
 _KEPT = 16
 _UNKNOWN = bytes(_KEPT)
+_DIGITS = 2 * _KEPT
+_NOTHING: JsonObject = {}
 
 Tell = Callable[[Finding], None]
 Taken = Callable[["Chain", Entry], None]
@@ -52,8 +57,8 @@ class Chain:
         """Events that came before one that is to come before them, by number."""
         self.owner: tuple[int, str] | None = None
         """The epoch and the agent that the verifier last found to belong together."""
-        self.story: object = None
-        """What the verifier keeps beside it."""
+        self.story = Tale()
+        """What its events say."""
         self.rewound: int | None = None
         """The number from which on events that were given out were void, as a newer owner's show; None: none were."""
         self._hashes = bytearray()
@@ -87,8 +92,9 @@ class Chain:
         """Takes the next record."""
         if entry.seq == self.seq + 1:
             self._link(entry, tell, taken)
-            while self.waiting and self.seq + 1 in self.waiting:
-                self._take_waiting(tell, taken)
+            if self.waiting:
+                while self.seq + 1 in self.waiting:
+                    self._take_waiting(tell, taken)
         elif entry.seq > self.seq:
             self.waiting.setdefault(entry.seq, []).append(entry)
         else:
@@ -117,27 +123,27 @@ class Chain:
                 self._again(entry, tell, taken)
 
     def _link(self, entry: Entry, tell: Tell, taken: Taken) -> None:
-        if entry.epoch < self.epoch:
+        epoch, record = entry.epoch, entry.record
+        if epoch < self.epoch:
             tell(
                 _finding(Kind.FENCED, entry, f"an owner of epoch {entry.epoch} wrote it after epoch {self.epoch} began")
             )
             return
         if entry.prev != self.hash and entry.flaw is None:
             self._mismatch(entry, tell)
-        topic, offset = entry.record.topic, entry.record.offset
-        before = self._offsets.get(topic, -1)
-        if offset < before:
+        before = self._offsets.get(record.topic, -1)
+        if record.offset < before:
             text = f"it lies before an earlier event of the same execution (at {before})"
             tell(_finding(Kind.REORDERED, entry, text))
         else:
-            self._offsets[topic] = offset
-        if entry.epoch > self.epoch or not self._epochs:
-            self._epochs.append((entry.seq, entry.epoch))
-            self.epoch = entry.epoch
+            self._offsets[record.topic] = record.offset
+        if epoch > self.epoch or not self._epochs:
+            self._epochs.append((entry.seq, epoch))
+            self.epoch = epoch
         self._hashes += _short(entry.hash)
         self.seq, self.hash, self._last, self._rival = entry.seq, entry.hash, entry, None
         taken(self, entry)
-        entry.raw = entry.data = {}  # what follows needs its place and its hash alone
+        entry.raw = entry.data = _NOTHING  # what follows needs its place and its hash alone
 
     def _mismatch(self, entry: Entry, tell: Tell) -> None:
         """The event does not name the hash of the one before it."""
@@ -219,8 +225,8 @@ class Chain:
 def _short(digest: str) -> bytes:
     """The first bytes of a hash; of a text that is none, zeros with a mark."""
     try:
-        kept = bytes.fromhex(digest[: 2 * _KEPT])
-    except ValueError:
+        kept = unhexlify(digest[:_DIGITS])
+    except ValueError:  # binascii.Error is one
         kept = b""
     return kept if len(kept) == _KEPT else b"\x00" * (_KEPT - 1) + b"\x01"
 

@@ -88,13 +88,17 @@ def parse(record: LogRecord, channel: str) -> Entry:
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise Foreign("is no event of an agent") from error
     texts = type(execution_id) is type(prev) is type(claimed) is type(kind) is str
-    if not texts or type(seq) is not int or type(epoch) is not int or seq < 1:
+    if not (texts and type(seq) is type(epoch) is int and seq >= 1):
         raise Foreign("is no event of an agent: a field that all events have is of another kind")
     if record.key != execution_id.encode() or raw.get("subject") != execution_id:
         raise Foreign(f"is an event of execution {execution_id[:128]} under another key or subject")
-    name, home = _TYPES.get(kind) or (kind.removeprefix(_PREFIX).removesuffix(_SUFFIX), channel)
-    if home != channel:
-        raise Foreign(f"is of type {kind}, which belongs to another topic")
+    known = _TYPES.get(kind)
+    if known is None:
+        name = kind.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    else:
+        name, home = known
+        if home != channel:
+            raise Foreign(f"is of type {kind}, which belongs to another topic")
     # Sorted JSON is nearly always the canonical form already. Where it has the claimed hash, the content is what was
     # hashed, since other content has other bytes; only where it has not, the canonical form is worked out.
     sorted_bytes = _dumps(raw, None, _SORTED)

@@ -25,7 +25,7 @@ _STEP_STATUS = {
 _RUN_ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.rejected"})
 _UNDO_ENDS = frozenset({"execution.rolled_back", "execution.rollback_failed"})
 #: Those that are much of a trail and change neither a status nor a step.
-_TELL_NOTHING = frozenset({"log.lines", "step.captured"})
+TELL_NOTHING = frozenset({"log.lines", "step.captured"})
 #: What may come after an end: answers to commands, which change nothing.
 _ANSWERS = frozenset({"command.rejected", "command.duplicate"})
 _BEGINS = frozenset({"execution.accepted", "execution.rolling_back"})
@@ -58,7 +58,7 @@ class Tale:
             if name in _STEP_STATUS:
                 self._step(name, entry.data)
                 return ()
-            if name in _TELL_NOTHING:
+            if name in TELL_NOTHING:
                 return ()
         return [*self._disagreements(entry)]
 

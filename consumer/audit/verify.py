@@ -17,7 +17,7 @@ from consumer.audit.chain import Chain
 from consumer.audit.checkpoint import Channel, Checkpoint, Mark
 from consumer.audit.entry import Entry, Foreign, Place, parse
 from consumer.audit.findings import Finding, Kind, Report
-from consumer.audit.tale import Tale
+from consumer.audit.tale import TELL_NOTHING
 from consumer.journal.reader import LogRecord
 
 #: Milliseconds of the topics' time after which an event that others came after is taken as missing.
@@ -64,6 +64,8 @@ class Verifier:
         self.ends: Mapping[tuple[str, int], int] = {}
         """Up to where each partition was read."""
         self._scope = scope
+        self._channels = dict(scope.channels)
+        self._checkpoint = scope.checkpoint
         self._emit = emit
         self._waiting: set[Chain] = set()
         self._owners: dict[tuple[int, int], str] = {}
@@ -83,7 +85,7 @@ class Verifier:
             self._sweep(record.timestamp)
 
     def _add(self, record: LogRecord) -> None:
-        channel = self._scope.channels[record.topic]
+        channel = self._channels[record.topic]
         if channel == _LOGS:
             self._logs_since.setdefault(record.partition, record.timestamp)
         try:
@@ -109,7 +111,6 @@ class Verifier:
 
     def _begin(self, entry: Entry) -> Chain:
         chain = Chain(entry.execution_id, entry.record.partition)
-        chain.story = Tale()
         self.report.executions += 1
         return chain
 
@@ -125,15 +126,15 @@ class Verifier:
 
     def _taken(self, chain: Chain, entry: Entry) -> None:
         tale = chain.story
-        assert isinstance(tale, Tale)
         if chain.rewound == entry.seq:
             tale.reopen()
-        for wrong in tale.take(entry):
-            if entry.flaw is None and chain.rewound is None:
-                self._tell(_about(Kind.DISAGREES, entry, wrong))
+        if entry.name not in TELL_NOTHING or tale.ended is not None:
+            for wrong in tale.take(entry):
+                if entry.flaw is None and chain.rewound is None:
+                    self._tell(_about(Kind.DISAGREES, entry, wrong))
         self.report.events += 1
-        if self._scope.checkpoint is not None:
-            self._check_place(self._scope.checkpoint, entry)
+        if self._checkpoint is not None:
+            self._check_place(self._checkpoint, entry)
         if self._emit is not None:
             self._emit(chain, entry)
         if tale.over:
@@ -170,10 +171,8 @@ class Verifier:
             after = chain.waiting[number][0]
             begins, seq = chain.seq == 0, chain.seq
             only_logs = not begins and self._logs_expired(chain.partition, before)
-            tale = chain.story
-            assert isinstance(tale, Tale)
             if not only_logs:
-                tale.forget_steps()  # before those that follow are taken: what they rest on is not known
+                chain.story.forget_steps()  # before those that follow are taken: what they rest on is not known
             missing = chain.jump(self._tell, self._taken)
             if only_logs:
                 self.report.expired += missing
@@ -223,7 +222,7 @@ class Verifier:
         return [
             name
             for name, chain in self.chains.items()
-            if name not in heads and isinstance(chain.story, Tale) and chain.story.accepted and not chain.story.over
+            if name not in heads and chain.story.accepted and not chain.story.over
         ]
 
     def lost(self, execution_ids: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from consumer.client.publish import Published, Publisher, new_execution_id
     from consumer.client.read import Filter, History, Listing
     from consumer.client.registry import Registry
+    from consumer.client.replayed import ReplayedEvent
 
 __all__ = [
     "Auditor",
@@ -38,6 +39,7 @@ __all__ = [
     "Publisher",
     "Refused",
     "Registry",
+    "ReplayedEvent",
     "TimedOut",
     "UnknownExecution",
     "Unreachable",
@@ -56,6 +58,7 @@ _MODULES = {
     "publish": ("Published", "Publisher", "new_execution_id"),
     "read": ("Filter", "History", "Listing"),
     "registry": ("Registry",),
+    "replayed": ("ReplayedEvent",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -18,9 +18,10 @@ from consumer.audit.verify import Head, Scope, Verifier
 from consumer.client.follow import EVENT_TOPICS
 from consumer.client.partitions import count_partitions, partition_of, reaching
 from consumer.client.read import CLOCK_SKEW, read_states
+from consumer.client.replayed import ReplayedEvent
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.merge import Merge
-from consumer.journal.reader import LogRecord, PartitionReader, Start, open_reader
+from consumer.journal.reader import PartitionReader, Start, open_reader
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
 
@@ -97,18 +98,18 @@ class Auditor:
         if window.since or window.until:
             raise CheckpointError("a checkpoint is compared with the whole trail: leave out --from and --to")
 
-    async def entries(self, window: Window | None = None) -> AsyncGenerator[LogRecord, None]:
-        """The records of the events that hold, as they are, over all executions in the order of time."""
-        window, found = window or Window(), list[LogRecord]()
+    async def replay(self, window: Window | None = None) -> AsyncGenerator[ReplayedEvent, None]:
+        """The events that hold, over all executions in the order of time, each execution's in sequence."""
+        window, found = window or Window(), list[ReplayedEvent]()
         count = await count_partitions(self.connection, [self.topics.name(topic) for topic in EVENT_TOPICS])
 
         def take(chain: Chain, entry: Entry) -> None:
-            found.append(entry.record)
+            found.append(ReplayedEvent(entry))
 
         async with aclosing(self._reading(list(range(count)), window, take)) as steps:
             async for _ in steps:
-                for record in found:
-                    yield record
+                for event in found:
+                    yield event
                 found.clear()
 
     async def _verified(self, numbers: list[int], window: Window) -> Verifier:

@@ -7,15 +7,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from consumer.audit.checkpoint import Checkpoint
 from consumer.audit.findings import Report
 from consumer.client.audits import Auditor, Window
 from consumer.client.dead_letters import DeadLetters
 from consumer.client.errors import TimedOut
-from consumer.client.follow import Follower, Since, decoded
+from consumer.client.follow import Follower, Since
 from consumer.client.partitions import count_partitions, partition_of
 from consumer.client.publish import Publisher, new_execution_id
 from consumer.client.read import CLOCK_SKEW, Filter, History, Listing, list_states, read_history, read_state
 from consumer.client.registry import Registry
+from consumer.client.replayed import ReplayedEvent
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import CommandTopic
@@ -96,22 +98,29 @@ class Client:
         """The executions that the state topic knows, newest first."""
         return await list_states(self.connection, self.topics, wanted or Filter())
 
-    async def verify(self, window: Window | None = None, *, strict: bool = False) -> Report:
+    async def verify(
+        self, window: Window | None = None, *, strict: bool = False, checkpoint: Checkpoint | None = None
+    ) -> Report:
         """Verifies the trail: its hash chains, and that nothing is missing, foreign or cut off; see docs/audit.md.
 
         `strict`: the agents ran with exactly_once all the time, so that no record may be doubled or void.
+        `checkpoint`: what lies before it must still be what it was then; raises CheckpointError where it is of another
+        trail, or the window has times.
         """
-        return await Auditor(self.connection, self.topics, strict=strict).verify(window)
+        return await Auditor(self.connection, self.topics, strict=strict, checkpoint=checkpoint).verify(window)
 
-    async def replay(self, window: Window | None = None) -> AsyncGenerator[Event, None]:
+    async def checkpoint(self) -> tuple[Report, Checkpoint]:
+        """Verifies all of the trail; what was found, and what the trail is now: sign it where the report holds."""
+        return await Auditor(self.connection, self.topics).checkpoint()
+
+    async def replay(self, window: Window | None = None) -> AsyncGenerator[ReplayedEvent, None]:
         """All events of the window that hold, over all executions in the order of time, each execution's in sequence.
 
         Only what the topics hold now; to go on with what comes, follow an execution.
         """
-        async with aclosing(Auditor(self.connection, self.topics).entries(window)) as entries:
-            async for record in entries:
-                for event in decoded([record.value]):
-                    yield event
+        async with aclosing(Auditor(self.connection, self.topics).replay(window)) as events:
+            async for event in events:
+                yield event
 
     def registry(self) -> Registry:
         """The packages that commands may name: publishing one, and what there is."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from consumer.client import Client
 from schemas.events import Status
@@ -40,7 +40,8 @@ async def test_every_example_does_what_the_page_says(
     monkeypatch.setenv("WPK_TOPIC_PREFIX", prefix)
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    names: dict[str, Any] = {"pem": pem}
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    names: dict[str, Any] = {"pem": pem, "public_pem": public}
     async with agents.running(config):
         for example in EXAMPLES:
             await run(example, names)
@@ -51,7 +52,7 @@ async def test_every_example_does_what_the_page_says(
     assert {state.execution_id for state in names["listing"].executions} == {*names["started"]}
     assert names["answer"].name in ("command.duplicate", "command.rejected")  # it had ended already
     assert names["report"].holds, names["report"].broken
-    assert names["report"].executions == 3
+    assert (names["report"].executions, names["report"].attested) == (3, 3)
 
 
 def test_the_page_names_all_that_the_client_can_do() -> None:
