@@ -20,6 +20,7 @@ from consumer.intake.stillness import Stillness
 from consumer.ports import CommandTopic
 from consumer.telemetry.health import Health
 from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.repeated import Repeated
 
 _log = structlog.get_logger(__name__)
 _LAG_SECONDS = 5.0
@@ -52,6 +53,7 @@ class Poller:
         self._metrics = metrics
         self._failing: str | None = None
         """Why each poll fails, where it does."""
+        self._trouble = Repeated()  # of a forbidden topic every other poll fails
         self._returned = 0
         self._succeeded = 0
         self._silence = Stillness()
@@ -76,7 +78,7 @@ class Poller:
                 batches = await self._member.poll()
             except KafkaError as error:
                 text = f"{type(error).__name__}: {error}"[:300]
-                if self._failing != text:
+                if self._trouble.is_due(text, time.monotonic()):
                     _log.warning("poll.failed", error=text)
                 self._failing = text
                 self._returned += 1

@@ -16,7 +16,7 @@ from aiokafka.helpers import create_ssl_context
 from pydantic import SecretStr
 
 from consumer.errors import SettingsError
-from consumer.journal import guards, tokens
+from consumer.journal import guards, scram, tokens
 from consumer.settings import Settings
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -116,6 +116,7 @@ class KafkaConnection:
                 "sasl_plain_username": self.sasl_username,
                 "sasl_plain_password": self.sasl_password,
             }
+            scram.install()
             if self.sasl_token is not None:
                 tokens.install()
                 options["sasl_oauth_token_provider"] = _TokenProvider(self.sasl_token)
@@ -229,6 +230,7 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
         ssl.SSLError,
         "the TLS handshake failed; does this listener speak TLS? KAFKA_SECURITY_PROTOCOL must be what it speaks",
     ),
+    (scram.ServerNotProven, scram.NOT_PROVEN),
     (
         errors.SaslAuthenticationFailed,
         "authentication failed; check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",

@@ -21,7 +21,7 @@ from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer.errors import KafkaRefused, SettingsError
-from consumer.journal import rights, tokens
+from consumer.journal import rights, scram, tokens
 from consumer.journal.connection import KafkaConnection, chain, explain, host_and_port
 
 #: How long a look at a server may take (seconds); it is made of a few of them at worst.
@@ -143,6 +143,8 @@ class _Look:
     async def _refusal(self, cause: BaseException) -> str | None:
         """The sentence for an error that is certain to be a refusal."""
         match cause:
+            case scram.ServerNotProven():
+                return scram.NOT_PROVEN
             case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
                 return self._unproven(cause)
             case errors.UnsupportedSaslMechanismError():

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from tests.support import agents, processes
 from tests.support.eventually import eventually
 from tests.support.http_server import Exchange, Server, serve
 from tests.support.kafka import Unavailable
-from tests.support.kafka.secured import PASSWORD, WAYS, SecuredKafka, Way, binding, secured_kafka
+from tests.support.kafka.secured import HOST, PASSWORD, WAYS, SecuredKafka, Way, binding, secured_kafka
 from tests.support.require import require
 
 pytestmark = [pytest.mark.long, pytest.mark.kafka]
@@ -441,6 +442,41 @@ async def test_a_token_endpoint_that_is_not_there_is_waited_for_as_a_broker_is(
         with pytest.raises(SettingsError, match=r"KAFKA_OAUTH_TOKEN_URL \(.*/token\) can't be reached") as raised:
             await agent.work(config, asyncio.Event())
     assert not isinstance(raised.value, KafkaRefused), "that is what is not waited for"
+
+
+@contextlib.asynccontextmanager
+async def impostor(kafka: SecuredKafka) -> AsyncIterator[str]:
+    """Stands between a client and the broker, and spoils the proof that the broker knows the password."""
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, spoil: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(re.sub(rb"v=[\w+/]{20}", b"v=" + 20 * b"A", data) if spoil else data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(HOST, kafka.ports["SASLPLAIN"])
+        await asyncio.gather(pipe(reader, back, spoil=False), pipe(there, writer, spoil=True))
+
+    server = await asyncio.start_server(connected, HOST, 0)
+    async with server:
+        yield f"{HOST}:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_broker_that_does_not_know_the_password_itself_is_told_in_one_sentence(
+    kafka: SecuredKafka, prefix: str
+) -> None:
+    """RFC 5802: the server proves itself too."""
+    async with impostor(kafka) as address:
+        come = kafka.settings("SCRAM-SHA-512") | {"kafka_bootstrap_servers": address}
+        come |= {"kafka_security_protocol": "SASL_PLAINTEXT"}
+        variables = {name.upper(): str(value) for name, value in come.items()}
+        done = await processes.wpk(processes.environment("", prefix, LOG_LEVEL="error", **variables), "agent")
+    assert done.code == 2, done.stderr
+    assert "did not prove that it knows the password of KAFKA_SASL_USERNAME" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["agent", "list"])
