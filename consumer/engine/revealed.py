@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import structlog
@@ -29,9 +30,14 @@ class Revealed:
         self.latest: dict[str, str] = {}
         """The newest value of each name."""
 
-    async def fetch(self, handler: Handler) -> None:
-        """Takes the values that the step names now. Raises StepError where one is there but can't be had."""
-        await self._fetch(values.secret_names(handler.config))
+    async def fetch(self, handler: Handler, within: float) -> None:
+        """Takes the values that the step names now. Raises StepError where one is there but can't be had in time."""
+        try:
+            async with asyncio.timeout(within):
+                await self._fetch(values.secret_names(handler.config))
+        except TimeoutError as error:
+            message = f"its secrets did not come within its timeout of {within:g} s"
+            raise TemporaryError(message, code="secret_unavailable") from error
 
     async def complete(self, handler: Handler) -> None:
         """Fetches only what was not fetched before. Raises StepError."""

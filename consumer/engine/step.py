@@ -315,7 +315,7 @@ class StepRunner:
                 return self._planned(plan, handler, context)
             await self._may_act()
             return await self._timed(adapter.undo(record, context), limit, handler)
-        await self._secrets.fetch(handler)
+        await self._secrets.fetch(handler, handler.timeout or self._services.limits.step_timeout)
         scope = self._scope(attempt.phase, attempt.number)
         if context.dry_run and values.substitute(dict(handler.config), scope).unknown:
             permits.require(self._run(), handler, attempt.phase, scope, self._services, final=False)

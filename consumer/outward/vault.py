@@ -20,12 +20,14 @@ from consumer.adapters.api.guard import AddressGuard
 from consumer.adapters.api.message import Answer, Request
 from consumer.adapters.api.transport import Transport
 from consumer.adapters.api.urls import parse_url
-from consumer.errors import PermanentError, SettingsError, TemporaryError
+from consumer.errors import PermanentError, SettingsError, StepError, TemporaryError
 from consumer.ports import JsonObject
 from consumer.settings import Settings
 
 #: Seconds for one answer.
 TIMEOUT = 10.0
+#: After Vault did not answer, or refused the login, nobody asks again for so long (seconds).
+REST = 5.0
 #: Of a token's life so much is used before the next login.
 _USED = 2 / 3
 #: Statuses after which another try may go well, besides those of 500 and above, which a sealed Vault gives (503).
@@ -68,13 +70,17 @@ class Vault:
         self._clock = clock
         self._login: _Login | None = None
         self._logging_in = asyncio.Lock()
+        self._trouble: StepError | None = None
+        """What was met last, for all who come until `_rests_until`."""
+        self._rests_until = 0.0
 
     async def read(self, names: Iterable[str]) -> Mapping[str, str]:
         """The values of those of the named secrets that there are, all of the same version.
 
         Raises PermanentError where Vault refuses or holds something else than texts, TemporaryError where it can't
-        answer now.
+        answer now. Where Vault hangs, or refuses the login, one reader meets that, and not each for itself.
         """
+        self._rest()
         fields = await self._fields()
         found = {name: fields[name] for name in names if name in fields}
         for name, value in found.items():
@@ -83,6 +89,19 @@ class Vault:
                     f"the secret {name} can't be read: the field of {self._where} is no text", code="secret_unreadable"
                 )
         return {name: value for name, value in found.items() if isinstance(value, str) and value}
+
+    def _rest(self) -> None:
+        """Raises what was met just before: a Vault that hangs would hold up each step anew."""
+        left = self._rests_until - self._clock()
+        if self._trouble is not None and left > 0:
+            text, code = str(self._trouble), self._trouble.code
+            if isinstance(self._trouble, TemporaryError):
+                raise TemporaryError(text, code=code, delay=left)
+            raise PermanentError(text, code=code)
+
+    def _met(self, error: StepError) -> None:
+        """Keeps it for those who come next. Only what costs time or asks for trouble: a single 500 is nobody else's."""
+        self._trouble, self._rests_until = error, self._clock() + REST
 
     @property
     def _where(self) -> str:
@@ -125,7 +144,9 @@ class Vault:
             async with asyncio.timeout(TIMEOUT):
                 answer = await self._transport.exchange(request, self._options.verify)
         except TimeoutError as error:
-            raise _away(self._options, f"no answer to {request} within {TIMEOUT:g} s") from error
+            away = _away(self._options, f"no answer to {request} within {TIMEOUT:g} s")
+            self._met(away)
+            raise away from error
         except TemporaryError as error:
             raise _away(self._options, str(error)) from error
         except PermanentError as error:
@@ -145,7 +166,12 @@ class Vault:
             return await asyncio.to_thread(_content, self._options.token_file, "WPK_VAULT_TOKEN_FILE")
         async with self._logging_in:
             if self._login is None or self._clock() >= self._login.until:
-                self._login = await self._log_in()
+                self._rest()  # of who waited here the first one has met it
+                try:
+                    self._login = await self._log_in()
+                except PermanentError as error:
+                    self._met(error)
+                    raise
             return self._login.token
 
     async def _log_in(self) -> _Login:

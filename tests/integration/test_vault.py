@@ -142,6 +142,35 @@ async def test_a_vault_that_is_silent_or_away_is_a_matter_of_time(
         await Vault(nobody, transport).read(["KEY"])
 
 
+async def test_the_steps_of_a_run_do_not_each_wait_for_a_vault_that_hangs(
+    server: Server, transport: Transport, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault, "TIMEOUT", 0.2)
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    server.route(PATH, silent)
+    now = 0.0
+    source = Vault(options, transport, clock=lambda: now)
+    for _ in range(5):
+        with pytest.raises(TemporaryError, match="no answer to GET") as caught:
+            await source.read(["KEY"])
+    assert len(server.seen(PATH)) == 1, "one has waited for all"
+    assert caught.value.delay == vault.REST, "so that a retry does not come in vain"
+    server.answer(PATH, 200, body=fields(KEY="value"))
+    now = vault.REST + 0.1
+    assert await source.read(["KEY"]) == {"KEY": "value"}
+
+
+async def test_an_answer_of_trouble_is_nobody_elses(server: Server, transport: Transport, options: Options) -> None:
+    server.answer(PATH, 500, 200, body=fields(KEY="value"))
+    source = Vault(options, transport)
+    with pytest.raises(TemporaryError):
+        await source.read(["KEY"])
+    assert await source.read(["KEY"]) == {"KEY": "value"}
+
+
 async def test_an_answer_without_end_is_not_read_to_its_end(
     server: Server, transport: Transport, options: Options
 ) -> None:
@@ -221,6 +250,23 @@ async def test_an_account_that_may_not_log_in_is_told(
     server.answer(LOGIN, 403, body={"errors": ["service account name not authorized"]})
     with pytest.raises(PermanentError, match=r"answers 403 to the role wpk-agent: the login at auth/kubernetes/login"):
         await Vault(by_account, transport).read(["KEY"])
+
+
+async def test_a_login_that_is_refused_is_tried_by_one_step_for_all(
+    server: Server, transport: Transport, by_account: Options
+) -> None:
+    server.answer(LOGIN, 403, body={"errors": ["service account name not authorized"]})
+    now = 0.0
+    source = Vault(by_account, transport, clock=lambda: now)
+    ended = await asyncio.gather(*(source.read(["KEY"]) for _ in range(5)), return_exceptions=True)
+    assert {type(each) for each in ended} == {PermanentError}
+    assert {str(each) for each in ended} == {str(ended[0])}
+    assert len(server.seen(LOGIN)) == 1
+    logins = logging_in(server, life=3600)
+    server.answer(PATH, 200, body=fields(KEY="value"))
+    now = vault.REST + 0.1
+    assert await source.read(["KEY"]) == {"KEY": "value"}, "a role that was mended counts soon"
+    assert len(logins) == 1
 
 
 async def test_vaults_certificate_is_verified_by_the_given_authorities(transport: Transport, token: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from schemas.events import Status
+from tests.support import engine_house
 from tests.support.engine_house import house, package, probe_module, step
 
 pytestmark = pytest.mark.timeout(180)
@@ -60,3 +62,20 @@ async def test_what_an_undo_needs_is_not_kept_where_it_shows_a_secret_and_nothin
     assert state.error.type == "undo_shows_secret"
     assert probe.seen["e1"].effects == []
     assert SECRET.encode() not in b"".join(h.log.state().values())
+
+
+async def test_a_step_waits_for_its_secrets_no_longer_than_it_may_take(
+    probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(self: object, names: object) -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(engine_house.Secrets, "__call__", hangs)
+    async with house(probe, secrets={}) as h:
+        await h.execute(package(step("a", {"lines": ["${secrets.TOKEN}"]}, timeout="50ms")))
+        state = await h.over()
+
+    assert state.error is not None
+    assert (state.error.type, state.error.retryable) == ("secret_unavailable", True)
+    assert "its secrets did not come within its timeout of 0.05 s" in state.error.message
