@@ -246,11 +246,11 @@ def bomb(size: int = 200_000_000) -> bytes:
     return b"".join([*(pack.compress(piece) for _ in range(size // len(piece))), pack.flush()])
 
 
-def compressed(body: bytes) -> Handler:
+def compressed(body: bytes, encoding: str = "gzip", kind: str = "text/plain") -> Handler:
     """Serves bytes that are compressed already."""
 
     async def handler(exchange: Exchange) -> None:
-        await exchange.reply(200, body, {"Content-Encoding": "gzip"})
+        await exchange.reply(200, body, {"Content-Encoding": encoding}, kind=kind)
 
     return handler
 

@@ -121,7 +121,11 @@ class _Bounded(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:  # httpcore forgets the connection where a handshake is cancelled, by the step's timeout too
+            await self._inner.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> object:
         return self._inner.get_extra_info(info)
