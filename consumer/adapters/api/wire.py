@@ -123,7 +123,7 @@ class _Bounded(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         try:
             return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-        except BaseException:  # httpcore forgets the connection where a handshake is cancelled, by the step's timeout too
+        except BaseException:  # where it is cancelled, as by the step's timeout, httpcore forgets the connection
             await self._inner.aclose()
             raise
 
