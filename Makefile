@@ -57,7 +57,7 @@ test-security: $(STAMP) ## run escapes, leaks of secrets, addresses, hostile ans
 	  tests/unit/test_engine_secrets.py tests/unit/test_api_guard.py tests/unit/test_api_urls.py \
 	  tests/integration/test_api_adapter.py tests/integration/test_shell_adapter.py tests/integration/test_vault.py $(ARGS) \
 	  > $$found 2>&1; code=$$?; \
-	  grep -aoE '(canary|fuzz|addresses|hostile answers): .*|^(FAILED|ERROR|E  ) .*|^=* ?[0-9]+ (passed|failed).*' $$found; \
+	  grep -aoE '(canary|escapes|fuzz|addresses|hostile answers): .*|^(FAILED|ERROR|E  ) .*|^=* ?[0-9]+ (passed|failed).*' $$found; \
 	  rm -f $$found; exit $$code
 
 simulate: $(STAMP) ## run schedules of crashes and rebalances in simulated time: make simulate SEEDS=0..100000

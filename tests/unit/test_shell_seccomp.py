@@ -76,6 +76,7 @@ CALLS: dict[str, tuple[tuple[int, int], tuple[int, ...], tuple[int, int, int]]] 
     "another's limits": ((302, 261), (4711,), (errno.EPERM, errno.EPERM, 0)),
     "its own priority": ((141, 140), (0, 0), (0, 0, 0)),
     "its user's priority": ((141, 140), (2, 0), (errno.EPERM, errno.EPERM, 0)),
+    "shared memory": ((29, 194), (), (errno.EPERM, errno.EPERM, 0)),
     "truncate": ((76, 45), (), (0, 0, 0)),
 }
 

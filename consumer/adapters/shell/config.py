@@ -70,7 +70,8 @@ class Limits(_Strict):
     memory: Quantity | None = None
     """Address space of each process. Programs that reserve much more than they use (Go, Java, Node) need gigabytes."""
     processes: int | None = Field(default=None, ge=1, le=100_000)
-    """Processes and threads of the step together; without a sandbox, of the step's user."""
+    """Processes and threads of the step together; in `landlock`, how many more its user may have than it had at the
+    start; without a sandbox, of the step's user."""
     file_size: Quantity | None = None
     """The largest file that the command may write, in bytes."""
     open_files: int | None = Field(default=None, ge=8, lt=2**31)
@@ -95,7 +96,8 @@ class ShellConfig(_Strict):
     cwd: Argument = Field(default=".", min_length=1)
     """The working directory; relative to the step's own empty one (`/workspace`), which is writable and then removed.
 
-    An absolute path must be visible in the sandbox: /usr and what belongs to it, /etc in parts, /tmp, /workspace.
+    An absolute path must be visible in the sandbox: /usr and what belongs to it, /etc in parts, and in bubblewrap /tmp
+    and /workspace. In `landlock` the step's own directory lies elsewhere; HOME and TMPDIR name it.
     """
     stdin: Text | None = None
     """What the command reads from its standard input; without it, nothing."""
@@ -105,7 +107,7 @@ class ShellConfig(_Strict):
     """How stdout becomes the output's `parsed`."""
     limits: Limits = Limits()
     network: bool = Field(default=False, strict=True)
-    """Whether the command reaches the network; without it there is only its own loopback."""
+    """Whether the command reaches the network; without it there is only its own loopback, in `landlock` no socket."""
 
     @model_validator(mode="after")
     def _one_of_command_and_args(self) -> ShellConfig:
