@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,9 +92,16 @@ image: ## build the container image wpk-agent
 test-audit: $(STAMP) ## run the tests of the trail's readers; on a larger trail: make test-audit WPK_AUDIT_EXECUTIONS=100000
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
 
-bench: $(STAMP) ## measure throughput, CPU and latency beside the floor: make bench ARGS="--guarantee exactly_once"
+bench: $(STAMP) ## measure how fast it is, beside the floor: make bench ARGS="w3 s1", or ARGS=--full
 	@$(PY) -m tests.support.kafka
-	@$(PY) -m bench.w3 $(ARGS)
+	@$(PY) -m bench $(ARGS)
+
+bench-check: $(STAMP) ## hold bench/results.json against the budgets
+	@$(PY) -m bench.budgets
+
+bench-peers: $(STAMP) ## run W3 and S1 on the agent, Restate and DBOS by turns (needs npm; PostgreSQL comes from Debian's packages)
+	@$(PY) -m tests.support.kafka
+	@$(PY) -m bench.peers $(ARGS)
 
 bench-bounds: $(STAMP) ## measure memory and progress under loads beyond what an agent should hold
 	@$(PY) -m tests.support.kafka

@@ -26,7 +26,7 @@ from bench.stage import Figures
 from tests.support.processes import ROOT
 
 
-def _machine() -> Figures:
+def machine() -> Figures:
     """Where and of what the figures are."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -69,12 +69,12 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no load {', '.join(sorted(unknown))}")
     told: dict[str, Figures] = {}
-    machine = _machine()
+    here = machine()
     for name in asked.names or LOADS:
         told[name] = asyncio.run(_measure(name, asked.scale))
         _print(name, told[name])
-        asked.out.write_text(json.dumps({**machine, "scale": asked.scale, "loads": told}, indent=2) + "\n")
-    print(f"\n{machine}\nwritten to {asked.out}")
+        asked.out.write_text(json.dumps({**here, "scale": asked.scale, "loads": told}, indent=2) + "\n")
+    print(f"\n{here}\nwritten to {asked.out}")
     return int(any("failed" in figures for figures in told.values()))
 
 

@@ -33,8 +33,7 @@ class Figure:
     ours: list[float]
     """By round."""
     floor: list[float] | None = None
-    """By round, each right after (or before) ours, so that both met the same machine."""
-    note: str = ""
+    """By round, each right after ours, so that both met the same machine."""
 
     @property
     def value(self) -> float:

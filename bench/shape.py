@@ -27,13 +27,13 @@ def of_run(messages: Sequence[Message], prefix: str, execution_id: bytes) -> lis
     """The records of that execution, in the order of their time: events before the state that tells of them."""
     found = [message for message in messages if execution_id in (message.key() or b"")]
     assert found, f"no record has {execution_id!r} in its key"
-    found.sort(key=lambda message: (message.timestamp()[1], message.topic().endswith(Topic.STATE.value)))
+    found.sort(key=lambda message: (message.timestamp()[1], str(message.topic()).endswith(Topic.STATE.value)))
     return [
         RecordShape(
-            role=message.topic().removeprefix(f"{prefix}."),
+            role=str(message.topic()).removeprefix(f"{prefix}."),
             key=len(message.key() or b""),
             value=len(message.value() or b""),
-            headers=[(name, len(value)) for name, value in message.headers() or []],
+            headers=[(name, len(value or b"")) for name, value in dict(message.headers() or []).items()],
         )
         for message in found
     ]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -31,6 +31,7 @@ W3 = package(delay("one"), delay("two"), delay("three"))
 WARM_UP = 200
 #: An agent under a burst writes as it does under load, so its records are read after one.
 SHAPED = 300
+#: Submitted per second where latency is measured.
 RATE = 20.0
 
 
@@ -38,6 +39,15 @@ RATE = 20.0
 class Plan:
     """How much is measured."""
 
+    title: str = "W3"
+    content: object = field(default_factory=lambda: W3)
+    """The package of each command."""
+    settings: dict[str, object] = field(default_factory=dict)
+    """Of the agent, beside the guarantee."""
+    amount: float = 1.0
+    unit: str = "/s"
+    """What one execution counts for in the throughput, and the unit that it then has."""
+    shaped: int = SHAPED
     kind: str = "apache"
     guarantee: str = "at_least_once"
     partitions: int = 12
@@ -96,6 +106,11 @@ class Burst:
     broker_ms: float
 
 
+_Bursts = tuple[Burst, Burst]
+_Waits = tuple[list[float], list[float]]
+"""Of ours, and of the floor."""
+
+
 def fetch_wait(house: Stage) -> int:
     """The embedded broker does not answer a fetch when a record comes; Apache Kafka does."""
     return 10 if house.broker.kind == "embedded" else 100
@@ -121,30 +136,30 @@ async def agents(house: Stage, count: int = 1) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def floor_beside(house: Stage, records: Sequence[RecordShape], sends: str) -> AsyncIterator[Worker]:
+async def floor_beside(house: Stage, records: Sequence[RecordShape], plan: Plan) -> AsyncIterator[Worker]:
     """The floor on topics of its own of the same broker, warm, and its client."""
     own = Stage(house.broker, house.partitions, house.settings)
     await own.create_topics()
     with tempfile.TemporaryDirectory(prefix="wpk-floor-") as folder:
         file = Path(folder) / "shape.json"
         shape.save(records, file)
-        command = [sys.executable, "-m", "bench.floor", "--shape", str(file), "--sends", sends]
+        command = [sys.executable, "-m", "bench.floor", "--shape", str(file), "--sends", plan.sends]
         variables = {**os.environ, **own.variables()}
         process = Daemon("floor", command, directory=Path(folder), environment=variables)
         process.start()
         try:
             await asyncio.to_thread(process.await_service, lambda: floor.READY in process.output, processes.PATIENCE)
             with worker(own, [process.pid]) as made:
-                await asyncio.to_thread(made.burst, WARM_UP, W3)
+                await asyncio.to_thread(made.burst, min(WARM_UP, plan.burst), W3)
                 yield made
         finally:
             await asyncio.to_thread(process.stop)
 
 
-async def records_of_a_run(house: Stage, ours: Worker) -> list[RecordShape]:
+async def records_of_a_run(house: Stage, ours: Worker, plan: Plan) -> list[RecordShape]:
     """What the agent writes for one execution in the middle of a burst."""
-    await asyncio.to_thread(ours.burst, SHAPED, W3)
-    middle = f"w3-{WARM_UP + SHAPED // 2:08}".encode()
+    await asyncio.to_thread(ours.burst, plan.shaped, plan.content)
+    middle = f"w3-{WARM_UP + plan.shaped // 2:08}".encode()
     with house.reader(*(topic.value for topic in Topic)) as reader:
         return shape.of_run(await quiet_lines(reader, 1.5), house.prefix, middle)
 
@@ -156,53 +171,73 @@ def completed(ours: Worker) -> None:
     assert statuses == {"completed"}, statuses
 
 
+async def by_turns(plan: Plan, ours: Worker, bare: Worker) -> tuple[list[_Bursts], list[_Waits]]:
+    """Bursts, then a fixed rate, of the one and the other by turns, so that both meet the same machine."""
+    bursts = [
+        (
+            await asyncio.to_thread(ours.burst, plan.burst, plan.content),
+            await asyncio.to_thread(bare.burst, plan.burst, plan.content),
+        )
+        for _ in range(plan.rounds)
+    ]
+    waits = [
+        (
+            await asyncio.to_thread(ours.paced, plan.latencies, plan.content),
+            await asyncio.to_thread(bare.paced, plan.latencies, plan.content),
+        )
+        for _ in range(2 if plan.latencies else 0)
+    ]
+    return bursts, waits
+
+
+async def guarantees(plan: Plan) -> list[Figure]:
+    """exactly_once beside at_least_once on the same broker: what transactions cost. The floor is at_least_once."""
+    once: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": "exactly_once"}
+    async with stage(kind="apache", partitions=plan.partitions, settings=once) as house, agents(house) as ours:
+        other = Stage(house.broker, house.partitions, {"WPK_PROCESSING_GUARANTEE": "at_least_once"})
+        await other.create_topics()
+        async with agents(other) as least:
+            bursts, _ = await by_turns(plan, ours, least)
+            completed(ours)
+    return throughput(plan, bursts, "exactly_once beside at_least_once")
+
+
 async def measure(plan: Plan) -> tuple[list[Figure], dict[str, object]]:
     """Throughput, CPU and latency, ours and the floor's by turns; and the records that the floor writes."""
-    settings: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": plan.guarantee}
+    settings: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": plan.guarantee, **plan.settings}
     async with stage(kind=plan.kind, partitions=plan.partitions, settings=settings) as house:
         async with agents(house, plan.agents) as ours:
-            records = await records_of_a_run(house, ours)
-            async with floor_beside(house, records, plan.sends) as bare:
-                # By turns, so that both meet the same machine.
-                bursts = [
-                    (
-                        await asyncio.to_thread(ours.burst, plan.burst, W3),
-                        await asyncio.to_thread(bare.burst, plan.burst, W3),
-                    )
-                    for _ in range(plan.rounds)
-                ]
-                waits = [
-                    (
-                        await asyncio.to_thread(ours.paced, plan.latencies, W3),
-                        await asyncio.to_thread(bare.paced, plan.latencies, W3),
-                    )
-                    for _ in range(2 if plan.latencies else 0)
-                ]
+            records = await records_of_a_run(house, ours, plan)
+            async with floor_beside(house, records, plan) as bare:
+                bursts, waits = await by_turns(plan, ours, bare)
                 completed(ours)
-    return [*_throughput(plan, bursts), *_latency(plan, waits)], {"records": shape.told(records)}
+    return [*throughput(plan, bursts, plan.name), *_latency(plan, waits)], {"records": shape.told(records)}
 
 
-def _throughput(plan: Plan, bursts: Sequence[tuple[Burst, Burst]]) -> list[Figure]:
-    def figure(what: str, unit: str, attribute: str, higher: bool) -> Figure:
+def throughput(plan: Plan, bursts: Sequence[_Bursts], label: str) -> list[Figure]:
+    """The figures of these bursts."""
+
+    def figure(what: str, unit: str, attribute: str, factor: float) -> Figure:
         return Figure(
-            name=f"W3 {what} ({plan.name})",
+            name=f"{plan.title} {what} ({label})",
             unit=unit,
-            higher_is_better=higher,
-            ours=[getattr(ours, attribute) for ours, _ in bursts],
-            floor=[getattr(bare, attribute) for _, bare in bursts],
+            higher_is_better=attribute == "per_second",
+            ours=[getattr(ours, attribute) * factor for ours, _ in bursts],
+            floor=[getattr(bare, attribute) * factor for _, bare in bursts],
         )
 
+    each = "ms" if plan.unit == "/s" else f"ms per {plan.unit.removesuffix('/s')}"
     return [
-        figure("throughput", "/s", "per_second", True),
-        figure("CPU of the worker", "ms", "worker_ms", False),
-        figure("CPU of the broker", "ms", "broker_ms", False),
+        figure("throughput", plan.unit, "per_second", plan.amount),
+        figure("CPU of the worker", each, "worker_ms", 1 / plan.amount),
+        figure("CPU of the broker", each, "broker_ms", 1 / plan.amount),
     ]
 
 
-def _latency(plan: Plan, waits: Sequence[tuple[list[float], list[float]]]) -> list[Figure]:
+def _latency(plan: Plan, waits: Sequence[_Waits]) -> list[Figure]:
     return [
         Figure(
-            name=f"W3 latency {label} at {RATE:g}/s ({plan.name})",
+            name=f"{plan.title} latency {label} at {RATE:g}/s ({plan.name})",
             unit="ms",
             higher_is_better=False,
             ours=[quantile(ours, share) * 1000 for ours, _ in waits],
