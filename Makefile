@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,12 @@ test-long: $(STAMP) ## run what takes longer: outages, three brokers that fail, 
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m tests.support.control_plane
 	@$(PY) -m tests.support.prometheus
+	@$(PY) -m tests.support.crds
 	@$(PY) -m pytest -m long $(SPREAD) $(ARGS)
 
 test-k8s: $(STAMP) ## run what needs a real Kubernetes API server, with kubectl as the oracle (part of test-long; needs Go)
 	@$(PY) -m tests.support.control_plane
+	@$(PY) -m tests.support.crds
 	@$(PY) -m pytest -m long tests/kubernetes tests/integration/test_control_plane*.py $(ARGS)
 
 test-policy: $(STAMP) ## run what shows who may run what: policy, signatures, refusals, and Kafka's TLS, SASL and ACLs
@@ -85,6 +87,16 @@ lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	  --upgrade --universal --python-version 3.11 --extra embedded --extra parquet --extra picture --group dev --generate-hashes \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --output-file requirements.lock pyproject.toml -
+
+# What deploy/ has of the code's tables, and the alerts for the Prometheus Operator.
+manifests: $(STAMP) ## make the files of deploy/ anew that are made of others
+	@$(PY) -m consumer.adapters.k8s.roles > deploy/kubernetes/roles.yaml
+	@$(PY) -m consumer.journal.strimzi topics > deploy/strimzi/topics.yaml
+	@$(PY) -m consumer.journal.strimzi users > deploy/strimzi/users.yaml
+	@{ printf '%s\n' '# Made of deploy/prometheus/rules.yml: make manifests' 'apiVersion: monitoring.coreos.com/v1' \
+	  'kind: PrometheusRule' 'metadata:' '  name: wpk-agent' '  namespace: wpk' \
+	  '  labels: {app.kubernetes.io/name: wpk-agent}' 'spec:'; \
+	  sed 's/^\(.\)/  \1/' deploy/prometheus/rules.yml; } > deploy/components/prometheus/rules.yaml
 
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .

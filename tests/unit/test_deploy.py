@@ -5,6 +5,7 @@ tests/kubernetes/test_deploy.py gives the same to a real API server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,22 @@ def test_the_monitor_scrapes_the_port_that_the_agents_serve(example: list[dict[s
     (endpoint,), (port,) = monitor["spec"]["endpoints"], service["spec"]["ports"]
     assert endpoint["port"] == port["name"]
     assert port["targetPort"] in {each["name"] for each in pod["spec"]["containers"][0]["ports"]}
+
+
+def test_the_alerts_of_the_operator_are_those_of_prometheus(example: list[dict[str, Any]]) -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+    assert len(rules["groups"]) >= 1
+    assert one(example, "PrometheusRule")["spec"] == rules  # else: make manifests
+
+
+def test_alerts_and_dashboard_look_for_the_job_that_the_monitor_makes(example: list[dict[str, Any]]) -> None:
+    """The operator's job is the Service's name, unless `jobLabel` says otherwise."""
+    assert "jobLabel" not in one(example, "ServiceMonitor")["spec"]
+    job = one(example, "Service")["metadata"]["name"]
+    (dashboard,) = [each for each in example if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    for text in (dashboard["data"]["wpk-agent.json"], (DEPLOY / "prometheus" / "rules.yml").read_text()):
+        jobs = set(re.findall(r'job=\\?"([^"\\]*)', text))
+        assert jobs and jobs <= {job, "$job"}
 
 
 # --- the sidecar -----------------------------------------------------------------------------------------------------
