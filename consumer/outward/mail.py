@@ -84,6 +84,8 @@ def _translated(server: MailServer, error: Exception) -> Exception:
     if isinstance(error, smtplib.SMTPResponseException):
         kind = PermanentError if error.smtp_code >= 500 else TemporaryError
         return kind(f"{where} answers {error.smtp_code}", code="mail")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TemporaryError(f"{where} can't prove who it is: {error.verify_message}", code="mail")
     if isinstance(error, smtplib.SMTPException | OSError | socket.gaierror):
         return TemporaryError(f"{where}: {type(error).__name__}", code="mail")
     return error

@@ -130,7 +130,7 @@ class Notifier:
                 async with turns:
                     await self._sender.send(notice)
             except TemporaryError as error:
-                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads tries, protects nothing
+                wait = max(pause * random.uniform(0.5, 1.0), error.delay or 0.0)  # noqa: S311 - spreads tries, protects nothing
                 if time.monotonic() + wait > until:
                     return self._ended(notice, "failed", tries, f"given up: {error.code}")
                 pause = min(2 * pause, _PAUSES[1])

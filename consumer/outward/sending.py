@@ -17,6 +17,7 @@ import orjson
 from consumer.adapters.api.message import Request
 from consumer.adapters.api.transport import Transport
 from consumer.adapters.api.urls import parse_url
+from consumer.adapters.api.verdict import retry_after
 from consumer.errors import PermanentError, TemporaryError
 from consumer.outward import mail
 from consumer.outward.mail import MailServer
@@ -76,8 +77,10 @@ class Sender:
             raise TemporaryError(f"no answer within {TIMEOUT:g} s", code="timeout") from error
         if 200 <= answer.status < 300:
             return
-        kind = TemporaryError if answer.status >= 500 or answer.status in _LATER else PermanentError
-        raise kind(f"the receiver answers {answer.status}", code="http_status")
+        text = f"the receiver answers {answer.status}"
+        if answer.status >= 500 or answer.status in _LATER:
+            raise TemporaryError(text, code="http_status", delay=retry_after(answer.headers.get("retry-after")))
+        raise PermanentError(text, code="http_status")
 
     async def _mail(self, notice: Notice, recipients: list[str]) -> None:
         if self.mail is None:

@@ -6,11 +6,14 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import trustme
 
 from consumer.adapters.api.guard import AddressGuard
 from consumer.adapters.api.transport import Transport
@@ -96,6 +99,16 @@ async def test_the_registry_is_told_under_the_execution_s_own_address(server: Se
     assert got.headers["authorization"] == "Bearer token"
 
 
+async def test_what_a_receiver_says_of_the_next_try_comes_with_the_error_and_is_bounded(
+    server: Server, sender: Sender
+) -> None:
+    for said, heeded in (("120", 120.0), ("99999999", 3600.0), ("soon", None)):
+        server.answer("/hook", 503, headers={"Retry-After": said})
+        with pytest.raises(TemporaryError) as caught:
+            await sender.send(notice("webhook", server.url("/hook")))
+        assert caught.value.delay == heeded
+
+
 @pytest.mark.parametrize(("status", "kind"), [(503, TemporaryError), (429, TemporaryError), (404, PermanentError)])
 async def test_what_time_may_mend_is_told_from_what_it_does_not(
     server: Server, sender: Sender, status: int, kind: type[Exception]
@@ -136,6 +149,59 @@ async def test_a_mail_goes_to_all_recipients_and_carries_an_id(sender: Sender) -
     assert (mail["Subject"], mail["To"]) == ("restart failed: <it> & broke", "oncall@example.com, lead@example.com")
     assert mail["Message-ID"] == f"<{sent.id}@wpk-agent>"
     assert "execution_id: e/1" in mail.get_content()
+
+
+def by_mail(sender: Sender, server: mail_server.MailServer, security: Literal["starttls", "tls"]) -> Sender:
+    """A sender of mails to that server, under the name of which its certificate is."""
+    box = MailServer(host="127.0.0.1", port=server.port, security=security, sender="wpk@example.com")
+    return Sender(guarded=sender.guarded, trusted=sender.trusted, secrets=secrets, now=lambda: NOW, mail=box)
+
+
+def certified(name: str, authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """The one that the agent's system trusts."""
+    found = trustme.CA()
+    file = tmp_path / "authority.pem"
+    found.cert_pem.write_to_path(str(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    return found
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_a_mail_goes_encrypted_to_a_server_that_proves_who_it_is(
+    sender: Sender, authority: trustme.CA, security: Literal["starttls", "tls"]
+) -> None:
+    async with mail_server.serve(**{security: certified("127.0.0.1", authority)}) as server:
+        await by_mail(sender, server, security).send(notice("email", "oncall@example.com"))
+    assert (len(server.mails), server.encrypted) == (1, [True])
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+@pytest.mark.parametrize("flaw", ["of nobody that is trusted", "of another name"])
+async def test_a_mail_server_that_can_t_prove_who_it_is_gets_nothing(
+    sender: Sender, authority: trustme.CA, security: Literal["starttls", "tls"], flaw: str
+) -> None:
+    context = (
+        certified("mail.example.com", authority) if flaw == "of another name" else certified("127.0.0.1", trustme.CA())
+    )
+    async with mail_server.serve(**{security: context}) as server:
+        with pytest.raises(TemporaryError, match="can't prove who it is") as caught:
+            await by_mail(sender, server, security).send(notice("email", "oncall@example.com"))
+    assert caught.value.code == "mail"
+    assert server.mails == []
+
+
+async def test_a_mail_server_without_starttls_gets_nothing_in_the_open(sender: Sender) -> None:
+    async with mail_server.serve() as server:
+        with pytest.raises(PermanentError, match="SMTPNotSupportedError; see WPK_SMTP"):
+            await by_mail(sender, server, "starttls").send(notice("email", "oncall@example.com"))
+    assert server.mails == []
 
 
 async def test_a_recipient_that_would_add_a_header_is_no_recipient(sender: Sender) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -152,6 +153,29 @@ async def test_what_can_not_be_sent_is_given_up_and_said(
             )
     assert {(line["to"], line["execution"]) for line in failed} == {("slack", "bad"), ("webhook", "bad")}
     assert server.base not in str(failed), "an address may be a secret"
+
+
+async def test_a_receiver_is_asked_again_no_sooner_than_it_says(
+    apache_kafka: KafkaBroker, prefix: str, server: Server, told: list[Any]
+) -> None:
+    asked: list[float] = []
+
+    async def soon(exchange: Exchange) -> None:
+        asked.append(time.monotonic())
+        await exchange.reply(503 if len(asked) == 1 else 200, headers={"Retry-After": "1"})
+
+    server.route("/soon", soon)
+    server.answer("/never", 503, headers={"Retry-After": "600"})
+    config = agents.settings(
+        apache_kafka, prefix, notify_slack=server.url("/soon"), notify_webhook=server.url("/never"), notify_timeout=300
+    )
+    await agents.create_topics(config)
+    async with agents.running(config), agents.user(config) as user:
+        await user.execute("bad", package())
+        await sent(told, 1)
+        await eventually(lambda: any(line["event"] == "notice.failed" for line in told), timeout=PATIENCE)
+    assert asked[1] - asked[0] >= 1, "much later than the pause of 0.1 s"
+    assert len(server.seen("/never")) == 1, "it puts it off beyond the time in which it may be told"
 
 
 @pytest.mark.long
