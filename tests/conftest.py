@@ -48,11 +48,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _OneContr
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the oracle's table: for each verb and kind, whether kubectl and the adapter do the same.
+    """Prints what tests measured (`record_property("measured", TEXT)`), and the oracle's table: for each verb and kind,
+    whether kubectl and the adapter do the same.
 
     It is here, since of several processes that run the tests only this file is read by the one that prints.
     """
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    measured = [
+        value
+        for report in reports
+        for name, value in report.user_properties
+        if name == "measured" and report.when == "call"
+    ]
+    if measured:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(map(str, measured)))
     entries = [
         (oracle.Entry(*value), report.passed)
         for report in reports

@@ -126,11 +126,12 @@ class _Csv:
 
     def __init__(self, file: BinaryIO, columns: Iterable[str]) -> None:
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
-        self._rows = csv.DictWriter(self._text, list(columns), lineterminator="\r\n")
-        self._rows.writeheader()
+        self._columns = list(columns)
+        self._rows = csv.writer(self._text, lineterminator="\r\n")
+        self._rows.writerow(self._columns)
 
     def write(self, row: JsonObject) -> None:
-        self._rows.writerow({name: _cell(value) for name, value in row.items()})
+        self._rows.writerow([_cell(row.get(name)) for name in self._columns])
 
     def close(self) -> None:
         self._text.flush()
@@ -138,7 +139,9 @@ class _Csv:
 
 
 def _cell(value: JsonValue) -> JsonValue:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
+    if value is True or value is False:
+        return "true" if value else "false"
+    return value
 
 
 class _Parquet:
