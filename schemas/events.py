@@ -7,7 +7,7 @@ the hash chain, the owner's epoch. Types are added, never changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar, Literal, TypeVar
@@ -15,13 +15,16 @@ from typing import ClassVar, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from schemas.canonical import canonical
+from schemas.canonical import both, canonical
 from schemas.commands import CommandKind
+from schemas.evolve import evolve
 from schemas.failure import Failure, Problem
 from schemas.scalars import Moment, format_moment
 
 CONTENT_TYPE = "application/cloudevents+json"
 _PREFIX, _SUFFIX = "wpk.", ".v1"
+#: How an event begins, with its names sorted.
+_OPENING = b'{"data":{'
 
 JsonObject = dict[str, JsonValue]
 Phase = Literal["run", "rollback"]
@@ -557,34 +560,36 @@ class Event(BaseModel):
 Draft = TypeVar("Draft", bound=EventData)
 
 
-def seal(draft: EventData, *, common: dict[str, JsonValue], prev_hash: str, time: datetime) -> tuple[Event, bytes]:
-    """The event and its record's value: numbered, chained, encoded.
+Data = TypeVar("Data", bound=EventData)
 
-    `common` gives execution_id, workflow_id, seq, dry_run, agent and attempt_epoch. The hash covers the canonical JSON
-    of the whole event without the field `hash`.
+
+def seal(draft: Data, *, common: Mapping[str, JsonValue], prev_hash: str, time: datetime) -> tuple[Data, bytes]:
+    """The event's data and its record's value: numbered, chained, encoded.
+
+    `common` gives execution_id, workflow_id, seq, dry_run, agent and attempt_epoch, and what else replaces the draft's
+    own. The hash covers the canonical JSON of the whole event without the field `hash`.
     """
     data = draft.model_dump(mode="json", exclude_none=True)
-    data.update(common)
-    data["prev_hash"] = prev_hash
+    data.update(common, prev_hash=prev_hash)
+    for name in [name for name, value in common.items() if value is None]:
+        del data[name]
     del data["hash"]
     subject = str(common["execution_id"])
-    event_id = f"{subject}/{common['seq']}/{common['attempt_epoch']}"
-    source, kind = f"/wpk-agent/{common['agent']}", draft.event_type()
     envelope: JsonObject = {
         "specversion": "1.0",
-        "id": event_id,
-        "source": source,
-        "type": kind,
+        "id": f"{subject}/{common['seq']}/{common['attempt_epoch']}",
+        "source": f"/wpk-agent/{common['agent']}",
+        "type": draft.event_type(),
         "time": format_moment(time),
         "subject": subject,
         "datacontenttype": "application/json",
         "data": data,
     }
-    value = hashlib.sha256(canonical(envelope)).hexdigest()
-    data["hash"] = value
-    sealed = draft.model_copy(update={**common, "prev_hash": prev_hash, "hash": value})
-    event = Event.model_construct(id=event_id, source=source, type=kind, time=time, subject=subject, data=sealed)
-    return event, orjson.dumps(envelope)
+    exact, written = both(envelope)
+    value = hashlib.sha256(exact).hexdigest()
+    sealed = evolve(draft, {**common, "prev_hash": prev_hash, "hash": value})
+    # "data" is the first of the envelope's sorted names, so that the hash can be set into what it is of.
+    return sealed, b'%s"hash":"%s",%s' % (_OPENING, value.encode(), written[len(_OPENING) :])
 
 
 class EventError(ValueError):

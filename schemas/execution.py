@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from schemas import events
 from schemas.canonical import digest
-from schemas.events import JsonObject, Phase, PlannedStep, Status
+from schemas.events import Data, JsonObject, Phase, PlannedStep, Status
+from schemas.evolve import evolve
 from schemas.failure import Failure
 from schemas.scalars import Moment
 
@@ -207,7 +207,11 @@ def completed(steps: Mapping[str, StepState]) -> int:
 
 def apply(state: ExecutionState | None, event: events.Event) -> ExecutionState:
     """The state after the event. An event that is not the next in sequence changes nothing."""
-    data = event.data
+    return fold(state, event.data, event.time)
+
+
+def fold(state: ExecutionState | None, data: events.EventData, time: datetime) -> ExecutionState:
+    """See `apply`."""
     if state is None:
         state = ExecutionState(execution_id=data.execution_id, workflow_id=data.workflow_id)
     if data.seq != state.seq + 1 or data.attempt_epoch < state.epoch:
@@ -216,12 +220,12 @@ def apply(state: ExecutionState | None, event: events.Event) -> ExecutionState:
         "seq": data.seq,
         "last_hash": data.hash,
         "epoch": data.attempt_epoch,
-        "updated_at": event.time,
+        "updated_at": time,
     }
     reducer = _REDUCERS.get(type(data))
     if reducer is not None:
-        update.update(reducer(state, data, event.time))
-    return state.model_copy(update=update)
+        update.update(reducer(state, data, time))
+    return evolve(state, update)
 
 
 def with_undo(state: ExecutionState, step: str, record: JsonObject) -> ExecutionState:
@@ -234,7 +238,6 @@ def with_undo(state: ExecutionState, step: str, record: JsonObject) -> Execution
 # --- one function for each type of event ---
 
 Update = dict[str, object]
-Data = TypeVar("Data", bound=events.EventData)
 _REDUCERS: dict[type[events.EventData], Callable[[ExecutionState, events.EventData, datetime], Update]] = {}
 
 
@@ -402,7 +405,7 @@ def _step(state: ExecutionState, data: events.StepEvent, **update: object) -> Up
     update = {"adapter": data.adapter, "in_doubt": False, **update}
     if data.attempt != known.attempt:
         update["interruptions"] = 0
-    return {name: {**steps, data.step: known.model_copy(update=update)}}
+    return {name: {**steps, data.step: evolve(known, update)}}
 
 
 @_on(events.StepStarted)

@@ -16,7 +16,7 @@ from consumer.ports import CommandTopic, Journal, JsonObject, Record, Topic
 from consumer.workflow import advance
 from schemas import events, snapshot
 from schemas.events import CONTENT_TYPE, EventData
-from schemas.execution import ExecutionState, StepStatus, apply, with_undo
+from schemas.execution import ExecutionState, StepStatus, fold, with_undo
 
 _HEADERS = (("content-type", CONTENT_TYPE.encode()),)
 
@@ -57,7 +57,6 @@ class Execution:
         """Numbers, chains and folds the events; they are written by the next `flush`."""
         for draft in drafts:
             state = self._state
-            full = draft if state is None else advance.progress(draft, state)
             common: dict[str, JsonValue] = {
                 "execution_id": self.execution_id,
                 "seq": (state.seq if state else 0) + 1,
@@ -68,9 +67,11 @@ class Execution:
             workflow_id = self._workflow_id(draft)
             if workflow_id is not None:
                 common["workflow_id"] = workflow_id
-            prev_hash = state.last_hash if state else ""
-            event, value = events.seal(full, common=common, prev_hash=prev_hash, time=self._event_time())
-            after = apply(state, event)
+            if state is not None:
+                common |= advance.progress(draft, state)
+            time = self._event_time()
+            data, value = events.seal(draft, common=common, prev_hash=state.last_hash if state else "", time=time)
+            after = fold(state, data, time)
             assert after is not state, "a sealed event is the next of its execution"
             self._state = after
             self._records.append(Record(Topic(draft.channel), self.execution_id.encode(), value, _HEADERS))

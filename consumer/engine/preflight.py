@@ -27,8 +27,13 @@ async def preflight(state: ExecutionState, checked: Checked, services: Services)
     if package is None or checked.errors:
         return checked
     problems = list(checked.problems)
+    types = {handler.type for handler in (*package.spec.handlers, *package.spec.rollback.handlers)}
     for name, adapter in services.adapters.items():
-        if isinstance(adapter, Rights) and (steps := list(_intentions(name, package, checked, services))):
+        if (
+            name in types
+            and isinstance(adapter, Rights)
+            and (steps := list(_intentions(name, package, checked, services)))
+        ):
             problems += await _ask(name, adapter, steps, state, services)
     return replace(checked, problems=tuple(problems))
 

@@ -12,6 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from consumer.engine import alerts, permits, senders
 from consumer.engine.execution import Execution
+from consumer.engine.looked import Question
 from consumer.engine.permits import Permit
 from consumer.engine.preflight import preflight
 from consumer.engine.services import Services
@@ -131,7 +132,15 @@ async def _check(state: ExecutionState, services: Services) -> Checked:
             workflow_id=state.workflow_id,
         )
 
-    return await asyncio.to_thread(check) if _is_large(content) else check()
+    if _is_large(content):
+        return await asyncio.to_thread(check)
+    question = Question.of(state.wpk_digest, _parameters(state), state.workflow_id)
+    known = services.looked.get(question) if question else None
+    if known is None:
+        known = check()
+        if question is not None:
+            services.looked.put(question, known)
+    return known
 
 
 async def _permit(

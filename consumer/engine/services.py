@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from consumer.clock import Clock
+from consumer.engine.looked import Looked
 from consumer.engine.strays import Strays
 from consumer.errors import PermanentError
 from consumer.policy.judge import Policy
@@ -73,5 +74,7 @@ class Services:
     limits: Limits = Limits()
     packages: Packages = field(default_factory=NoPackages)
     """Where packages are found that commands only name."""
+    looked: Looked = field(default_factory=Looked)
+    """What was said of packages that were checked lately."""
     strays: Strays = field(default_factory=Strays)
     """Runs the adapters' work."""

@@ -73,6 +73,8 @@ class Slots:
 
     def rest(self, who: Execution) -> None:
         """It only waits now: its slot goes to others."""
+        if who in self._resting and who not in self._waiting:
+            return
         self._resting.add(who)
         self._give_back(who)
         self._on_change()

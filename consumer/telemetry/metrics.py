@@ -94,7 +94,8 @@ class Metrics:
             registry=registry,
         )
         self._active = gauge("active_workflows", "Executions that this agent has and that have not ended.")
-        self._executions = gauge("wpk_executions", "The same, by what they do: running or waiting.", "state")
+        executions = gauge("wpk_executions", "The same, by what they do: running or waiting.", "state")
+        self._running, self._waiting = executions.labels("running"), executions.labels("waiting")
         self._steps = Histogram(
             "wpk_step_duration_seconds",
             "Time of one attempt of a step, by how it ended.",
@@ -155,8 +156,8 @@ class Metrics:
     def executions(self, *, running: int, waiting: int) -> None:
         """How many executions there are: those that run steps or are about to, and those that wait."""
         self._active.set(running + waiting)
-        self._executions.labels("running").set(running)
-        self._executions.labels("waiting").set(waiting)
+        self._running.set(running)
+        self._waiting.set(waiting)
 
     def execution_ended(self, state: ExecutionState) -> None:
         """An execution came to its end; called once more where a later command rolled it back.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pydantic import JsonValue
+
 from consumer.workflow import answers, attempts, graph, program
 from consumer.workflow.program import Program
 from schemas import events
 from schemas.events import EventData, JsonObject, Status
-from schemas.execution import ExecutionState, StepState, StepStatus
+from schemas.execution import ExecutionState, StepState, StepStatus, completed
 from schemas.failure import Failure
 from schemas.plan import plan_digest
 from schemas.wpk import WorkflowPackage
@@ -219,24 +221,22 @@ def _earliest(*moments: datetime | None) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def progress(draft: EventData, state: ExecutionState) -> EventData:
-    """The draft with the counts that a status line shows, as they are after the event."""
+def progress(draft: EventData, state: ExecutionState) -> dict[str, JsonValue]:
+    """The counts that a status line shows, as they are after the event; they replace the draft's own."""
     if isinstance(draft, events.StepEvent):
         known = state.phase_steps(draft.phase)
-        done = sum(s.status in (StepStatus.SUCCEEDED, StepStatus.SKIPPED) or s.continued for s in known.values())
+        done = completed(known)
         if isinstance(draft, events.StepSucceeded | events.StepSkipped) or (
             isinstance(draft, events.StepFailed) and draft.continued
         ):
             done += 1
-        return draft.model_copy(update={"total_steps": len(known), "steps_completed": done})
+        return {"total_steps": len(known), "steps_completed": done}
     if isinstance(draft, events.ExecutionEvent) and not isinstance(
         draft, events.ExecutionStarted | events.ExecutionRollingBack | events.ExecutionResult
     ):
-        return draft.model_copy(
-            update={
-                "total_steps": max(state.total_steps, draft.total_steps),
-                "steps_completed": state.steps_completed,
-                "current_step": state.current_step,
-            }
-        )
-    return draft
+        return {
+            "total_steps": max(state.total_steps, draft.total_steps),
+            "steps_completed": state.steps_completed,
+            "current_step": state.current_step,
+        }
+    return {}

@@ -60,7 +60,7 @@ def event(kind: type[events.ExecutionResult] = events.ExecutionFailed, **fields:
         **fields,
     )
     common = {"execution_id": "e/1", "workflow_id": "restart-1.0.0", "seq": 7, "attempt_epoch": 1, "agent": "a"}
-    return events.seal(data, common=common, prev_hash="", time=NOW)[0]
+    return events.decode(events.seal(data, common=common, prev_hash="", time=NOW)[1])
 
 
 def notice(kind: str, *to: str, secret: str | None = None, own: bool = True) -> Notice:

@@ -19,7 +19,7 @@ from consumer.workflow.program import Program
 from schemas import events, snapshot
 from schemas.commands import Command, ControlCommand, ExecuteCommand, RollbackCommand
 from schemas.events import Event, EventData, Phase, Source, Status
-from schemas.execution import ExecutionState, StepStatus, apply, with_undo
+from schemas.execution import ExecutionState, StepStatus, fold, with_undo
 from schemas.wpk import WorkflowPackage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,7 +60,6 @@ class Simulator:
         """As `Execution.stage` and `flush`."""
         for draft in drafts:
             state = self.state
-            full = advance.progress(draft, state) if state else draft
             common: dict[str, JsonValue] = {
                 "execution_id": "e1",
                 "workflow_id": "w-1.0.0",
@@ -71,8 +70,10 @@ class Simulator:
             }
             last = state.updated_at if state else None
             time = max(self.now, last) if last else self.now
-            event, value = events.seal(full, common=common, prev_hash=state.last_hash if state else "", time=time)
-            self.state = apply(state, event)
+            if state is not None:
+                common |= advance.progress(draft, state)
+            data, value = events.seal(draft, common=common, prev_hash=state.last_hash if state else "", time=time)
+            self.state = fold(state, data, time)
             self.trail.append(value)
             self.states.append(self.known)
         self.flush()

@@ -51,7 +51,8 @@ class Story:
                 "agent": "agent-a",
                 "attempt_epoch": self.epoch,
             }
-            event, value = events.seal(draft, common=common, prev_hash=last.last_hash if last else "", time=self.now)
+            _, value = events.seal(draft, common=common, prev_hash=last.last_hash if last else "", time=self.now)
+            event = events.decode(value)
             self.told.append(Told(event, value, apply(last, event)))
         return self
 

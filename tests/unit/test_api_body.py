@@ -72,7 +72,7 @@ def test_what_follows_a_compressed_body_is_neither_dropped_in_silence_nor_collec
         take(gzip.compress(b"one") + gzip.compress(b"two"), "gzip", chunk)
 
 
-@pytest.mark.parametrize("data", [b"this is not gzip", gzip.compress(b"whole" * 100)[:-9]])
+@pytest.mark.parametrize("data", [b"this is not gzip", gzip.compress(b"whole" * 100, mtime=0)[:-9]])
 def test_a_broken_or_short_compressed_body_is_an_error_and_not_half_an_answer(data: bytes) -> None:
     with pytest.raises(BadBody):
         take(data, "gzip").finish()
