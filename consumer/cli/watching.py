@@ -48,6 +48,11 @@ class Outcome:
         elif isinstance(data, ExecutionResult) and not (isinstance(data, ExecutionRejected) and data.command):
             self.result = data
 
+    @property
+    def vain(self) -> bool:
+        """Whether the command was refused to an execution that goes on without it: who sent it waits for nothing."""
+        return bool(self.refused) and self.state is not None and self.state.status is not None
+
     def code(self, goal: frozenset[Status]) -> int:
         """The exit code: whether it ended as was asked for."""
         reached = self.result is not None and self.result.status in goal and not self.refused
@@ -160,12 +165,12 @@ async def _plain(
             outcome.take(event, follower.state, look.answer_to)
             assert follower.state is not None
             look.view.observe(event, follower.state)
-            if look.silent:
-                continue
-            if output.json:
+            if output.json and not look.silent:
                 output.raw(event.model_dump_json(exclude_none=True, serialize_as_any=True).encode())
-            else:
+            elif not look.silent:
                 output.lines(look.view.lines(event))
+            if outcome.vain:
+                return
     finally:
         hint.cancel()
 
@@ -196,4 +201,6 @@ async def _live(
             outcome.take(event, follower.state, look.answer_to)
             assert follower.state is not None
             look.view.observe(event, follower.state)
+            if outcome.vain:
+                break
         live.vertical_overflow = "visible"

@@ -305,6 +305,8 @@ async def test_approval_cancellation_and_rollback_are_steered(served: Variables,
 
     await eventually(waits, timeout=PATIENCE)
     assert "wpk approve run-1   (not by alice)" in (await wpk(served, "status", "run-1")).stdout
+    own = await wpk(served, "approve", "run-1", "--watch")
+    assert (own.code, own.stdout.count("alice asked for this execution and can't approve it")) == (1, 1)
     assert (await wpk(served, "approve", "run-1", "--requested-by", "bob", "--reason", "fine")).code == 0
     await eventually(runs, timeout=PATIENCE)
     assert "run-1" in (await wpk(served, "status")).stdout
