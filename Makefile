@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit test-docs bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,10 @@ manifests: $(STAMP) ## make the files of deploy/ anew that are made of others
 
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
+
+test-docs: $(STAMP) ## run the tutorial and check every command, link and reference of the pages (part of test and test-long)
+	@$(PY) -m pytest -m "long or not long" tests/docs tests/audit/test_client_docs.py tests/unit/test_policy_docs.py \
+	  tests/unit/test_kafka_security_docs.py tests/acceptance/test_locked_down.py $(ARGS)
 
 test-audit: $(STAMP) ## run the tests of the trail's readers; on a larger trail: make test-audit WPK_AUDIT_EXECUTIONS=100000
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
