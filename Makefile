@@ -84,7 +84,8 @@ fmt: $(STAMP) ## format the code, and mend what ruff can mend
 lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	@command -v .venv/bin/uv >/dev/null || $(PY) -m pip install --quiet uv
 	@printf 'hatchling>=1.27\neditables>=0.5\n' | env -u PIP_FIND_LINKS -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet \
-	  --upgrade --universal --python-version 3.11 --extra embedded --extra parquet --extra picture --group dev --generate-hashes \
+	  --upgrade --universal --python-version 3.11 --extra embedded --extra parquet --extra picture --extra otel --group dev \
+	  --generate-hashes \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --output-file requirements.lock pyproject.toml -
 

@@ -50,7 +50,7 @@ from consumer.policy.reload import PolicyFile
 from consumer.policy.secrets import SecretStore
 from consumer.ports import Journal, Packages
 from consumer.settings import Settings, unknown_variables
-from consumer.telemetry import census, health, logs, watchdog
+from consumer.telemetry import census, health, logs, tracing, watchdog
 from consumer.telemetry.census import CensusCollector
 from consumer.telemetry.health import Facts, Health
 from consumer.telemetry.metrics import Metrics, process_registry
@@ -207,6 +207,7 @@ async def _run(settings: Settings, guard: tasks.Guard, tell: _Callbacks, secrets
         services.partitions = report.partitions or 0  # 0: nothing signed counts
         metrics.partitions(report.partitions or settings.partitions)
         keeper = parts.keeper = PolicyKeeper(services, file)
+        services.traces = await stack.enter_async_context(tracing.sending(settings.agent_name))
         supervisor = parts.supervisor = await stack.enter_async_context(supervising(services, _state_reader(factory)))
         CensusCollector(lambda: census.take(supervisor.states(), services.clock.now()), metrics.registry)
         listener = parts.listener = Listener(factory, supervisor, options, metrics, vitals, stages)

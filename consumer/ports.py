@@ -82,6 +82,8 @@ class StepContext:
     """Tells what the attempt used, for the event of its end; of several calls the last one counts."""
     requested_by: str | None = None
     """Who asked for what is done: for the execution, or in the rollback phase for the rollback."""
+    traceparent: str | None = None
+    """W3C Trace Context of this attempt, for whatever it calls; None: it belongs to no trace."""
     captured: JsonObject | None = None
     """The record an earlier attempt of this step captured, if any."""
     originals: Mapping[str, JsonObject] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from consumer.engine.services import Services
 from consumer.ports import CommandTopic, Journal, JsonObject, Record, Topic
+from consumer.telemetry.traces import Traces
 from consumer.workflow import advance
 from schemas import events, snapshot
 from schemas.events import CONTENT_TYPE, EventData
@@ -37,6 +38,9 @@ class Execution:
         self._state = state
         self._flushed = state
         self._records: list[Record] = []
+        self.traces = services.traces
+        self._untold: list[tuple[EventData, ExecutionState | None, ExecutionState]] = []
+        """Staged events with the states around them, where traces are sent."""
 
     @property
     def known(self) -> ExecutionState | None:
@@ -74,6 +78,8 @@ class Execution:
             after = fold(state, data, time)
             assert after is not state, "a sealed event is the next of its execution"
             self._state = after
+            if self.traces is not None:
+                self._untold.append((data, state, after))
             self._records.append(Record(Topic(draft.channel), self.execution_id.encode(), value, _HEADERS))
         self.changed.set()
 
@@ -131,8 +137,22 @@ class Execution:
             self.discard()
             raise
         self._records, self._flushed = [], self._state
+        if self.traces is not None and self._untold:
+            self._tell(self.traces, asyncio.ensure_future(durable))
         return durable
+
+    def _tell(self, traces: Traces, durable: asyncio.Future[None]) -> None:
+        """Has traces made of the events as soon as they are durable; of what is lost with the owner, none."""
+        untold, self._untold = self._untold, []
+
+        def tell(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                for data, before, after in untold:
+                    traces.told(data, before, after)
+
+        durable.add_done_callback(tell)
 
     def discard(self) -> None:
         """Forgets what was staged since the last flush: the state is again what the journal was given."""
         self._records, self._state = [], self._flushed
+        self._untold = []

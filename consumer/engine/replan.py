@@ -63,7 +63,9 @@ def scratch(execution: Execution, services: Services) -> Execution:
         "status": Status.PENDING,
     }
     state = execution.state.model_copy(update=update)
-    return Execution(execution.execution_id, state, _Unwritten(execution.journal), services)
+    made = Execution(execution.execution_id, state, _Unwritten(execution.journal), services)
+    made.traces = None
+    return made
 
 
 def changed(state: ExecutionState, planned: ExecutionState, now: datetime) -> list[EventData]:

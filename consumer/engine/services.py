@@ -12,6 +12,7 @@ from consumer.errors import PermanentError
 from consumer.policy.judge import Policy
 from consumer.ports import Adapter, Packages, Resolved
 from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.traces import Traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,8 @@ class Services:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that packages may name."""
     limits: Limits = Limits()
+    traces: Traces | None = None
+    """Who is told of durable events; None where no traces are sent."""
     packages: Packages = field(default_factory=NoPackages)
     """Where packages are found that commands only name."""
     looked: Looked = field(default_factory=Looked)

@@ -28,6 +28,7 @@ from consumer.errors import ConfigError, OwnershipLost, PermanentError, StepErro
 from consumer.policy.judge import Policy
 from consumer.policy.run import Run
 from consumer.ports import Action, Adapter, JsonObject, Phase, Plan, StepContext
+from consumer.telemetry import traces
 from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
@@ -265,6 +266,9 @@ class StepRunner:
             capture=self._capture(attempt, log),
             used=used,
             requested_by=_requester(state, attempt.phase),
+            traceparent=traces.step_traceparent(
+                state, self._execution.traces, attempt.phase, handler.name, attempt.number
+            ),
             captured=state.undo.get(handler.name) if attempt.phase == "run" else None,
             originals=state.undo if attempt.phase == "rollback" else {},
             shows_secret=self._secrets.shows,

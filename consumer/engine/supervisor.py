@@ -26,6 +26,7 @@ from consumer.engine.services import Services
 from consumer.engine.slots import Slots
 from consumer.errors import OwnershipLost
 from consumer.ports import Journal, Record, Topic
+from consumer.telemetry import traces
 from consumer.telemetry.logs import log_execution_end
 from consumer.workflow import ahead, answers, attempts, rehearsals
 from schemas import events, snapshot
@@ -196,7 +197,7 @@ class Supervisor:
             if state is not None and partition.journal.alive:
                 partition.remember(state)  # also where it could not be ended: its id must stay known
                 if state.over:
-                    self._services.metrics.execution_ended(state)
+                    self._services.metrics.execution_ended(state, traces.exemplar(state, self._services.traces))
                     log_execution_end(state)
             self._measure()
 

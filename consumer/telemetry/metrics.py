@@ -159,10 +159,11 @@ class Metrics:
         self._running.set(running)
         self._waiting.set(waiting)
 
-    def execution_ended(self, state: ExecutionState) -> None:
+    def execution_ended(self, state: ExecutionState, trace_id: str | None = None) -> None:
         """An execution came to its end; called once more where a later command rolled it back.
 
-        What changes nothing outside (dry runs of a run or a rollback, validations) is no run and is not counted.
+        What changes nothing outside (dry runs of a run or a rollback, validations) is no run and is not counted. The id
+        of its trace, where that is recorded, becomes the exemplar of its duration.
         """
         plan = state.dry_run or state.validate_only or (state.rollback is not None and state.rollback.dry_run)
         if state.status is None or plan:
@@ -175,7 +176,8 @@ class Metrics:
             kind = state.error.type if state.error else state.status.value
             self._failures.labels(workflow, self._code(kind)).inc()
         if state.started_at is not None and state.completed_at is not None and not _undone_later(state):
-            self._durations.observe(max(0.0, (state.completed_at - state.started_at).total_seconds()))
+            duration = max(0.0, (state.completed_at - state.started_at).total_seconds())
+            self._durations.observe(duration, {"trace_id": trace_id} if trace_id else None)
 
     def attempt_ended(self, adapter: str, drafts: Iterable[EventData]) -> None:
         """An attempt of a step ended with these events."""

@@ -72,6 +72,8 @@ class House:
     partition: Partition
     clock: ShiftedClock
     services: Services
+    traceparent: str | None = None
+    """What the commands come with."""
 
     @property
     def log(self) -> Log:
@@ -123,7 +125,7 @@ class House:
         incoming = Incoming(
             topic=ROLES[type(command)],
             source=Source(topic="t", partition=0, offset=next(_offsets)),
-            content=Understood(execution_id=execution_id, command=command),
+            content=Understood(execution_id=execution_id, command=command, traceparent=self.traceparent),
             key=key,
             value=value,
             headers=tuple(headers(Signed(topic="t", execution_id=execution_id, key=key, value=value))),

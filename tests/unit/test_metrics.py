@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.intake import decode
@@ -296,3 +297,18 @@ def test_two_agents_in_one_process_do_not_share_numbers() -> None:
 
 def test_the_process_tells_of_its_memory() -> None:
     assert (process_registry().get_sample_value("process_resident_memory_bytes") or 0) > 1_000_000
+
+
+def test_the_duration_of_a_run_names_its_trace_in_openmetrics_only(metrics: Metrics) -> None:
+    metrics.execution_ended(ended(Status.COMPLETED), "4bf92f3577b34da6a3ce929d0e0e4736")
+    encode, kind = choose_encoder("application/openmetrics-text;version=1.0.0")
+    assert "openmetrics" in kind
+    exemplar = '# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 7.0'
+    assert [line for line in encode(metrics.registry).decode().splitlines() if exemplar in line]
+    assert "trace_id" not in generate_latest(metrics.registry).decode()
+
+
+def test_a_run_without_a_trace_has_no_exemplar(metrics: Metrics) -> None:
+    metrics.execution_ended(ended(Status.COMPLETED))
+    encode, _ = choose_encoder("application/openmetrics-text;version=1.0.0")
+    assert "trace_id" not in encode(metrics.registry).decode()

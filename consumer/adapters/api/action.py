@@ -25,6 +25,7 @@ MAX_REDIRECTS = 3
 _IDEMPOTENT = message.SAFE | {"PUT", "DELETE"}  # RFC 9110, 9.2.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEY = "Idempotency-Key"
+_TRACE = "traceparent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ class ApiAction:
     async def run(self, step: StepContext) -> JsonObject:
         """Sends the request, and judges the answer by `expected_status` and `expect`."""
         request, begin = self._request(step), time.monotonic()
+        if step.traceparent is not None:  # not in a plan: it differs each time, and the plan's digest must not
+            request = request.with_header(_TRACE, step.traceparent)
         try:
             async with asyncio.timeout(self.config.timeout) as deadline:
                 request, answer = await self._exchange(request, step)

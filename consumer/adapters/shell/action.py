@@ -122,6 +122,7 @@ class ShellAction:
             "PATH": launching.SEARCH_PATH,
             "HOME": home,
             "LANG": "C.UTF-8",
+            **({"TRACEPARENT": step.traceparent} if step.traceparent else {}),
             **self.surroundings.environment,
             **self.config.env,
             **self.values,
