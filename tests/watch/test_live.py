@@ -35,6 +35,10 @@ def _package(name: str, *steps: dict[str, Any], **spec: Any) -> dict[str, Any]:
 
 
 _GOOD = _package("good", {"config": {"fail_times": 1}, "retry": {"max_attempts": 2, "backoff": "10ms"}}, {})
+#: How much memory a step had is known without a sandbox only where it is more than the agent has: `tail` keeps it all.
+_SHELL = _package(
+    "shell", {"type": "shell", "config": {"command": "head -c 600M /dev/zero | tail -c 600M | head -c 1 >/dev/null"}}
+)
 _BAD = _package("bad", {"config": {"fail_times": 9, "permanent": True}})
 _UNDONE = _package(
     "undone",
@@ -47,7 +51,10 @@ _ASKING = _package("asking", {}, safety={"approval_required": True})
 
 async def _round(topics: Topics, number: int) -> None:
     """One more run of every kind: a rate is of what rises between two scrapes."""
-    for name, wpk in (("good", _GOOD), ("bad", _BAD), ("undone", _UNDONE)):
+    kinds = [("good", _GOOD), ("bad", _BAD), ("undone", _UNDONE)]
+    if number % 6 == 0:  # it takes its time
+        kinds.append(("shell", _SHELL))
+    for name, wpk in kinds:
         await topics.execute(f"{name}-{number}", wpk)
         await topics.over(f"{name}-{number}")
 
@@ -56,7 +63,7 @@ async def _round(topics: Topics, number: int) -> None:
 async def _watched(kafka: KafkaBroker, prefix: str) -> AsyncIterator[tuple[Topics, Prometheus]]:
     async with http_server.serve() as nowhere:
         nowhere.answer("/hook", 404)
-        config = agents.settings(kafka, prefix, notify_webhook=nowhere.url("/hook"))
+        config = agents.settings(kafka, prefix, notify_webhook=nowhere.url("/hook"), sandbox="off")
         await agents.create_topics(config)
         async with agents.running(config) as agent, agents.user(config) as topics:
             address = agent.started.metrics_url.removeprefix("http://").removesuffix("/metrics")
