@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import TypeGuard
 
 import structlog
 
 from consumer.engine.services import Services
 from consumer.engine.strays import LeftBehind, TooLong
 from consumer.errors import StepError
-from consumer.ports import Intention, Rights
+from consumer.ports import Adapter, Intention, Rights
 from consumer.workflow.checks import Checked, scope_before, undoes_itself
 from schemas.execution import ExecutionState
 from schemas.failure import Problem
@@ -29,13 +31,19 @@ async def preflight(state: ExecutionState, checked: Checked, services: Services)
     problems = list(checked.problems)
     types = {handler.type for handler in (*package.spec.handlers, *package.spec.rollback.handlers)}
     for name, adapter in services.adapters.items():
-        if (
-            name in types
-            and isinstance(adapter, Rights)
-            and (steps := list(_intentions(name, package, checked, services)))
-        ):
+        if name in types and _asks(adapter) and (steps := list(_intentions(name, package, checked, services))):
             problems += await _ask(name, adapter, steps, state, services)
     return replace(checked, problems=tuple(problems))
+
+
+def _asks(adapter: Adapter) -> TypeGuard[Rights]:
+    return _class_asks(type(adapter))
+
+
+@lru_cache(maxsize=64)
+def _class_asks(adapter: type[Adapter]) -> bool:
+    """Whether adapters of that class can be asked. Of an instance it is a slow question, and each run asks it."""
+    return issubclass(adapter, Rights)
 
 
 def _intentions(adapter: str, package: WorkflowPackage, checked: Checked, services: Services) -> Iterator[Intention]:
