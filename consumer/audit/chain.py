@@ -79,9 +79,11 @@ class Chain:
         return self._last
 
     def rest(self) -> None:
-        """Lets go of the last event's bytes: nothing is expected to come."""
-        if self._last is not None:
-            self._last.record = self._last.record._replace(value=None, headers=())
+        """Lets go of what is not needed to name the last event: nothing is expected to come."""
+        last = self._last
+        if last is not None:
+            last.record = last.record._replace(key=None, value=None, headers=())
+            last.execution_id, last.prev = self.execution_id, ""
 
     def knows(self, seq: int, digest: str) -> bool | None:
         """Whether the event of that number has that hash; None where it was not there to be seen."""

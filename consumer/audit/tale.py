@@ -6,6 +6,7 @@ the two together.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -113,7 +114,7 @@ class Tale:
         name, data = entry.name, entry.data
         if name in _UNDO_ENDS and not self.undoing and self.accepted:
             yield "no rollback had begun"
-        status = name.removeprefix("execution.")
+        status = sys.intern(name.removeprefix("execution."))  # one text for all executions
         if data.get("status") != status:
             yield f"its status is {data.get('status')!r}, its type says {status}"
         yield from self._steps_agree(data.get("steps"))

@@ -68,7 +68,8 @@ class Verifier:
         self._checkpoint = scope.checkpoint
         self._emit = emit
         self._waiting: set[Chain] = set()
-        self._owners: dict[tuple[int, int], str] = {}
+        self._owners: dict[tuple[int, int], tuple[int, str]] = {}
+        """Of each partition's epochs the owner, as chains remember it."""
         self._logs_since: dict[int, int] = {}
         self._next_sweep = _SWEEP
 
@@ -117,11 +118,11 @@ class Verifier:
     def _check_owner(self, chain: Chain, entry: Entry) -> None:
         """One epoch of a partition is one owner's, and that is one agent."""
         agent, place = entry.text("agent") or "", (entry.record.partition, entry.epoch)
-        owner = self._owners.setdefault(place, agent)
-        if owner == agent:
-            chain.owner = entry.epoch, agent
+        owner = self._owners.setdefault(place, (entry.epoch, agent))
+        if owner[1] == agent:
+            chain.owner = owner
         else:
-            text = f"{agent[:128]} wrote it in epoch {entry.epoch}, which is {owner[:128]}'s"
+            text = f"{agent[:128]} wrote it in epoch {entry.epoch}, which is {owner[1][:128]}'s"
             self._tell(_about(Kind.FOREIGN, entry, text))
 
     def _taken(self, chain: Chain, entry: Entry) -> None:

@@ -74,15 +74,15 @@ async def executions(options: ListOptions) -> int:
 
 async def _list(client: Client, output: Output, wanted: Filter, limit: int) -> int:
 
-    listing = await client.executions(wanted)
-    shown = listing.executions[:limit]
+    listing = await client.executions(wanted, most=limit)
+    shown = listing.executions
     if output.json:
         for state in shown:
             output.document(summary(state, details=False))
     else:
         output.lines(tables.executions(shown, utcnow()))
-    if len(shown) < len(listing.executions):
-        output.note(f"{len(listing.executions) - len(shown)} more are not shown; raise --limit")
+    if listing.more:
+        output.note(f"{listing.more} more are not shown; raise --limit")
     if listing.unreadable:
         output.note(f"{listing.unreadable} executions can't be read: were they written by a newer version?")
     return execute.OK

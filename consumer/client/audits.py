@@ -17,7 +17,7 @@ from consumer.audit.findings import Report
 from consumer.audit.verify import Head, Scope, Verifier
 from consumer.client.follow import EVENT_TOPICS
 from consumer.client.partitions import count_partitions, partition_of, reaching
-from consumer.client.read import CLOCK_SKEW, read_states
+from consumer.client.read import CLOCK_SKEW, read_heads
 from consumer.client.replayed import ReplayedEvent
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.merge import Merge
@@ -171,16 +171,8 @@ class Auditor:
 
     async def _heads(self, numbers: Iterable[int], window: Window) -> Mapping[str, Head]:
         """What the state topic knows of each execution, or of the one."""
-        only = window.execution_id
-
-        def wanted(key: str) -> bool:
-            return key == only if only is not None else "/" not in key
-
-        heads: dict[str, Head] = {}
-        for name, records in (await read_states(self.connection, self.topics, numbers, wanted)).items():
-            if name in records and (head := _head(records[name], window.since)) is not None:
-                heads[name] = head
-        return heads
+        found = await read_heads(self.connection, self.topics, numbers, window.execution_id)
+        return {name: head for name, value in found if (head := _head(value, window.since)) is not None}
 
 
 def _head(value: bytes, since: datetime | None) -> Head | None:

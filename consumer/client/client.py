@@ -94,9 +94,9 @@ class Client:
         accepted = state.accepted_at if state else None
         return await read_history(self.connection, self.topics, execution_id, since=accepted)
 
-    async def executions(self, wanted: Filter | None = None) -> Listing:
-        """The executions that the state topic knows, newest first."""
-        return await list_states(self.connection, self.topics, wanted or Filter())
+    async def executions(self, wanted: Filter | None = None, *, most: int | None = None) -> Listing:
+        """The executions that the state topic knows, newest first; `most`: so many of them, where memory counts."""
+        return await list_states(self.connection, self.topics, wanted or Filter(), most)
 
     async def verify(
         self, window: Window | None = None, *, strict: bool = False, checkpoint: Checkpoint | None = None

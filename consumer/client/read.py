@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
 
 from consumer.client.errors import ClientError, UnknownExecution
 from consumer.client.follow import EVENT_TOPICS, decoded
@@ -74,12 +75,34 @@ class Listing:
 
     executions: list[ExecutionState]
     unreadable: int
+    more: int = 0
+    """How many others are wanted too, and older than those that were asked for."""
 
 
 async def read_states(
     connection: KafkaConnection, topics: TopicNames, partitions: Iterable[int], wanted: Callable[[str], bool]
 ) -> dict[str, dict[str, bytes]]:
     """The newest state records of those partitions, by execution; `wanted` says of which keys."""
+    grouped: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for key, value in await _newest(connection, topics, partitions, wanted):
+        grouped[key.partition("/")[0]][key] = value
+    return grouped
+
+
+async def read_heads(
+    connection: KafkaConnection, topics: TopicNames, partitions: Iterable[int], only: str | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """The newest head of each execution, or of the one, by its id. What was given out is let go of: they are many."""
+
+    def wanted(key: str) -> bool:
+        return key == only if only is not None else "/" not in key
+
+    return await _newest(connection, topics, partitions, wanted)
+
+
+async def _newest(
+    connection: KafkaConnection, topics: TopicNames, partitions: Iterable[int], wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, bytes]]:
     topic = topics.name(Topic.STATE)
     folds: dict[int, Fold] = defaultdict(Fold)
     async with reaching(connection):
@@ -87,13 +110,15 @@ async def read_states(
             async with aclosing(reader.to_end()) as records:
                 async for record in records:
                     folds[record.partition].add(record if _is_wanted(record, wanted) else _emptied(record))
-    grouped: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for fold in folds.values():
-        for key, value in fold.values.items():
-            if not lineage.is_reserved(key):
-                text = key.decode(errors="replace")
-                grouped[text.partition("/")[0]][text] = value
-    return grouped
+
+    def given_out() -> Iterator[tuple[str, bytes]]:
+        for fold in folds.values():
+            for key in [*fold.values]:
+                value = fold.values.pop(key)
+                if not lineage.is_reserved(key):
+                    yield key.decode(errors="replace"), value
+
+    return given_out()
 
 
 def _is_wanted(record: LogRecord, wanted: Callable[[str], bool]) -> bool:
@@ -127,25 +152,36 @@ async def read_state(connection: KafkaConnection, topics: TopicNames, execution_
         ) from error
 
 
-async def list_states(connection: KafkaConnection, topics: TopicNames, wanted: Filter) -> Listing:
+async def list_states(
+    connection: KafkaConnection, topics: TopicNames, wanted: Filter, most: int | None = None
+) -> Listing:
     """The executions that the state topic knows: those that live, and those that ended within the retention.
 
-    Their commands, outputs and undo records are left out.
+    Their commands, outputs and undo records are left out. `most`: so many, the newest.
     """
     topic = topics.name(Topic.STATE)
     count = await count_partitions(connection, [topic])
-    found = await read_states(connection, topics, range(count), lambda key: "/" not in key)
-    states, unreadable = [], 0
-    for execution_id, records in found.items():
-        try:
-            state = snapshot.load(records).get(execution_id)
-        except (ValueError, KeyError, TypeError):
-            unreadable += 1
-            continue
-        if state is not None and wanted.admits(state):
-            states.append(state)
-    states.sort(key=lambda state: state.accepted_at or state.updated_at or _LONG_AGO, reverse=True)
-    return Listing(states, unreadable)
+    heads = await read_heads(connection, topics, range(count))
+    unreadable = total = 0
+
+    def admitted() -> Iterator[ExecutionState]:
+        nonlocal unreadable, total
+        for execution_id, value in heads:
+            try:
+                state = snapshot.load({execution_id: value}).get(execution_id)
+            except (ValueError, KeyError, TypeError):
+                unreadable += 1
+                continue
+            if state is not None and wanted.admits(state):
+                total += 1
+                yield state
+
+    states = sorted(admitted(), key=_age, reverse=True) if most is None else nlargest(most, admitted(), key=_age)
+    return Listing(states, unreadable, total - len(states))
+
+
+def _age(state: ExecutionState) -> datetime:
+    return state.accepted_at or state.updated_at or _LONG_AGO
 
 
 async def read_history(

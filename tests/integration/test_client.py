@@ -283,6 +283,8 @@ async def test_executions_of_all_partitions_are_listed_newest_first_and_filtered
     assert len({partition_of(story.execution_id, PARTITIONS) for story in stories}) > 1
     listing = await house.client.executions()
     assert [state.execution_id for state in listing.executions] == [f"e{number}" for number in reversed(range(8))]
+    newest = await house.client.executions(most=3)
+    assert ([state.execution_id for state in newest.executions], newest.more) == (["e7", "e6", "e5"], 5)
     failed = await house.client.executions(Filter(statuses=frozenset({Status.FAILED}), since=stories[4].now))
     assert [state.execution_id for state in failed.executions] == ["e7", "e5"]
     assert (await house.client.executions(Filter(workflow="another"))).executions == []
