@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import os
+import re
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -88,6 +92,47 @@ async def test_the_definitions_refuse_what_is_wrong(space: Space, definitions: N
     for kind, change, why in wrong:
         with pytest.raises(KubectlFailed, match=why):
             await dry_run(space, [made[kind] | {"spec": made[kind]["spec"] | change}])
+
+
+async def test_the_page_rolls_out_as_it_says(
+    control_plane: KubernetesCluster, definitions: None, tmp_path: Path
+) -> None:
+    """With what Strimzi would have put there: the Secrets of the agents' user and of the authority."""
+    kubectl = control_plane.kubectl
+    page = (_DEPLOY.parent / "docs" / "deploy.md").read_text()
+    (commands,) = re.findall(r"^```sh\n(kubectl create namespace wpk\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "kubectl").symlink_to(kubectl.binary)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(control_plane.kubeconfig),
+    }
+    await kubectl("create", "namespace", "kafka")
+    try:
+        await kubectl("-n", "kafka", "create", "secret", "generic", "wpk-agent", "--from-literal=password=s3cret")
+        await kubectl(
+            "-n", "kafka", "create", "secret", "generic", "kafka-cluster-ca-cert", "--from-literal=ca.crt=pem"
+        )
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=_DEPLOY.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert 'deployment "wpk-agent" successfully rolled out' in done.stdout
+        secret = (await kubectl.json("-n", "wpk", "get", "secret", "wpk-agent-kafka"))["data"]
+        assert base64.b64decode(secret["password"]) == b"s3cret" and base64.b64decode(secret["ca.crt"]) == b"pem"
+    finally:
+        await kubectl("delete", "namespace", "kafka", "wpk", "shop", "--ignore-not-found", "--wait=false")
+        named = kustomize.built(_DEPLOY / "kubernetes")
+        roles = [f"clusterrole/{each['metadata']['name']}" for each in named if each["kind"] == "ClusterRole"]
+        await kubectl("delete", "--ignore-not-found", *roles)
 
 
 async def test_an_application_with_a_sidecar_is_admitted_by_the_strictest_standard(

