@@ -15,6 +15,8 @@ ELSEWHERE = {
     ): "test_the_verbs_sign_a_trail_that_holds_",
     ("docs/audit.md", "openssl ecparam "): "test_the_verbs_sign_a_trail_that_holds_",
     ("docs/audit.md", "wpk dead-letter list"): "test_a_command_that_was_broken_is_corrected_and_runs_once",
+    ("docs/deploy.md", "kubectl create namespace wpk"): "test_the_page_rolls_out_as_it_says",
+    ("docs/deploy.md", "python -m consumer.journal.strimzi"): "test_strimzis_resources_follow_other_settings",
     ("docs/how-to/operate.md", "wpk list --stuck"): "test_a_run_is_submitted_watched_and_read_again",
     ("docs/how-to/operate.md", "wpk cancel ID"): "test_approval_cancellation_and_rollback_are_steered",
     ("docs/how-to/upgrade.md", "wpk validate"): "test_validation_finds_every_error_with_its_line_and_remedy",
@@ -41,6 +43,10 @@ ELSEWHERE = {
 #: Why no test can.
 NOT_HERE = {
     ("README.md", "pip install ."): "changes the machine; .ci/setup installs the project on a new one in each run",
+    (
+        "docs/deploy.md",
+        "kubectl apply -k deploy/strimzi",
+    ): "Strimzi can't be had here; its files are compared with the tables",
     (
         "docs/security.md",
         "vault policy write",

@@ -100,6 +100,14 @@ def test_strimzis_resources_follow_other_settings(capsys: pytest.CaptureFixture[
     topic = next(yaml.safe_load_all(capsys.readouterr().out))
     assert topic["metadata"] == {"name": "team-a.commands.execute", "labels": {"strimzi.io/cluster": "events"}}
     assert topic["spec"]["topicName"] == "Team_A.commands.execute" and topic["spec"]["partitions"] == 6
+    page = (DEPLOY.parent / "docs" / "deploy.md").read_text()
+    commands = re.findall(r"^python -m consumer.journal.strimzi (.*) > (topics|users).yaml$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for arguments, what in commands:
+        strimzi.main(arguments.split())
+        made = list(yaml.safe_load_all(capsys.readouterr().out))
+        assert {each["kind"] for each in made} == {"KafkaTopic" if what == "topics" else "KafkaUser"}
+        assert "wpk." not in str([each["spec"] for each in made]) and "team-a." in str(made)
 
 
 # --- the example -----------------------------------------------------------------------------------------------------
