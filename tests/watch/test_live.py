@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import itertools
 import math
 import re
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from schemas.events import Status
-from tests.support import agents, http_server, prometheus
+from tests.support import agents, http_server, processes, prometheus
 from tests.support.agents import PLUGINS, Topics
 from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker
@@ -37,7 +36,7 @@ def _package(name: str, *steps: dict[str, Any], **spec: Any) -> dict[str, Any]:
 _GOOD = _package("good", {"config": {"fail_times": 1}, "retry": {"max_attempts": 2, "backoff": "10ms"}}, {})
 #: How much memory a step had is known without a sandbox only where it is more than the agent has: `tail` keeps it all.
 _SHELL = _package(
-    "shell", {"type": "shell", "config": {"command": "head -c 600M /dev/zero | tail -c 600M | head -c 1 >/dev/null"}}
+    "shell", {"type": "shell", "config": {"command": "head -c 300M /dev/zero | tail -c 300M | head -c 1 >/dev/null"}}
 )
 _BAD = _package("bad", {"config": {"fail_times": 9, "permanent": True}})
 _UNDONE = _package(
@@ -63,10 +62,13 @@ async def _round(topics: Topics, number: int) -> None:
 async def _watched(kafka: KafkaBroker, prefix: str) -> AsyncIterator[tuple[Topics, Prometheus]]:
     async with http_server.serve() as nowhere:
         nowhere.answer("/hook", 404)
-        config = agents.settings(kafka, prefix, notify_webhook=nowhere.url("/hook"), sandbox="off")
+        config = agents.settings(kafka, prefix)
         await agents.create_topics(config)
-        async with agents.running(config) as agent, agents.user(config) as topics:
-            address = agent.started.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        plugins = {"PYTHONPATH": f"{processes.ROOT}:{PLUGINS}"}
+        variables = processes.environment(kafka, prefix, WPK_NOTIFY_WEBHOOK=nowhere.url("/hook"), **plugins)
+        async with processes.agent(variables) as agent, agents.user(config) as topics:
+            metrics = str((await agent.logged("agent.started"))["metrics"])
+            address = metrics.removeprefix("http://").removesuffix("/metrics")
             scrape = {
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                 "rule_files": [str(boards.RULES)],
@@ -102,11 +104,7 @@ def _selectors(rule: dict[str, Any]) -> dict[str, str]:
     return {f"{rule['alert']}: {selector}": selector for selector in found}
 
 
-async def test_every_query_finds_data_and_the_alerts_fire(
-    embedded_kafka: KafkaBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(PLUGINS))
-    importlib.import_module("wpk_probe")
+async def test_every_query_finds_data_and_the_alerts_fire(embedded_kafka: KafkaBroker, prefix: str) -> None:
     try:
         prometheus.programs()
     except prometheus.Unavailable as error:
