@@ -77,7 +77,7 @@ async def redrive(options: RedriveOptions) -> int:
         output.document({"from": letter.place, "topic": sent.topic, "partition": sent.partition, "offset": sent.offset})
     else:
         output.lines([f"sent again: {sent.topic}-{sent.partition}@{sent.offset}   (from {letter.place})"])
-        output.lines([f"            wpk status {clean(sent.execution_id, 128)}   (or the id that the command names)"])
+        output.lines([f"            wpk status {clean(sent.execution_id, 128)}"])
     return execute.OK
 
 

@@ -152,7 +152,7 @@ class DeadLetters:
                 told = await producer.send_and_wait(topic, value, key=key, partition=partition, headers=headers)
         finally:
             await stop(producer)
-        name = key.decode(errors="replace")
+        name = named_id(value) or key.decode(errors="replace")
         return Published(execution_id=name, topic=topic, partition=told.partition, offset=told.offset)
 
     def _role(self, letter: DeadLetter) -> CommandTopic:

@@ -108,6 +108,12 @@ async def test_a_record_without_a_key_gets_the_same_one_however_often_it_is_sent
     assert len(records) == 2
 
 
+async def test_who_sends_one_again_is_told_the_id_that_the_record_names_before_its_key(post: Post) -> None:
+    letter = await post.bury(b"{broken", b"k\xff")
+    sent = await post.letters.redrive(letter, b'{"execution_id": "mine"}')
+    assert sent.execution_id == "mine"
+
+
 async def test_what_cannot_be_sent_again_is_refused_with_a_reason(post: Post) -> None:
     elsewhere = await post.bury(b"{}", source="another.topic")
     with pytest.raises(ClientError, match=r"came from 'another.topic', which is no command topic"):

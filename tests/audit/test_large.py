@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.long]
 
 EXECUTIONS = int(os.environ.get("WPK_AUDIT_EXECUTIONS", "2000"))
 #: Kilobytes of memory for each execution, and megabytes beside, that reading a trail may take.
-_PER_EXECUTION, _BESIDE = 2.5, 250
+_PER_EXECUTION, _BESIDE = 5.0, 400
 Run = Callable[..., Awaitable[str]]
 
 
