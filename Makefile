@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit test-docs bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
+.PHONY: help setup demo test test-long test-security test-k8s test-audit test-docs site bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +84,7 @@ fmt: $(STAMP) ## format the code, and mend what ruff can mend
 lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock
 	@command -v .venv/bin/uv >/dev/null || $(PY) -m pip install --quiet uv
 	@printf 'hatchling>=1.27\neditables>=0.5\n' | env -u PIP_FIND_LINKS -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet \
-	  --upgrade --universal --python-version 3.11 --extra embedded --extra parquet --extra picture --extra otel --group dev \
+	  --upgrade --universal --python-version 3.11 --extra embedded --extra parquet --extra picture --extra otel --group dev --group docs \
 	  --generate-hashes \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --output-file requirements.lock pyproject.toml -
@@ -101,6 +101,9 @@ manifests: $(STAMP) ## make the files of deploy/ anew that are made of others
 
 image: ## build the container image wpk-agent
 	@docker build --tag wpk-agent .
+
+site: $(STAMP) ## make the pages of docs/ a site in build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 test-docs: $(STAMP) ## run the tutorial and check every command, link and reference of the pages (part of test and test-long)
 	@$(PY) -m pytest -m "long or not long" tests/docs tests/audit/test_client_docs.py tests/unit/test_policy_docs.py \

@@ -82,6 +82,8 @@ def application() -> typer.Typer:
     for name, kind, target, text in _AUDIT:
         verb(audit, name, kind, target, text)
     app.add_typer(audit)
+    text = "Print the completions for bash, zsh or fish."
+    verb(app, "completion", options.CompletionOptions, "completing:completion", text)
     text = "Run the agent (what the container runs)."
     verb(app, "agent", options.Options, "serve:agent", text, epilog=_settings())
     return app

@@ -348,6 +348,13 @@ class SchemaOptions(Options):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOptions(Options):
+    """Options of `wpk completion`."""
+
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CanonicalizeOptions(Options):
     """Options of `wpk canonicalize`."""
 

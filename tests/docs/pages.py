@@ -24,7 +24,7 @@ class Block:
     """Of its fence, from 1."""
     language: str
     title: str | None
-    """The file that its text belongs into (`title="NAME"`)."""
+    """The file that its text belongs into (`title="NAME"`), or the terminal that it stays in."""
     text: str
     heading: str
     """That of its section."""

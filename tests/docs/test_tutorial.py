@@ -43,7 +43,7 @@ async def follow(block: Block, desk: Terminal) -> list[str]:
         return []
     done = []
     for command, shown in prompts(block):
-        if block.title == "stays":
+        if "terminal" in (block.title or ""):
             printed = await desk.stay(command, shown[-1].strip())
         else:
             _, printed = await desk.run(command)
