@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,13 +16,6 @@ from tests.docs.pages import ROOT
 from tests.support.processes import PATIENCE
 
 _END = "=== the command ended with"
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def surroundings(home: Path) -> dict[str, str]:

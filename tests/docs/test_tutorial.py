@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from consumer.dev.broker import free_port
 from tests.docs.pages import ROOT, Block, blocks
 from tests.docs.shown import differs
-from tests.docs.terminal import Terminal, free_port, terminal
+from tests.docs.terminal import Terminal, terminal
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
