@@ -1,7 +1,7 @@
 """A large trail in Apache Kafka, written in transactions of which some were aborted: whole, and tampered with.
 
-`WPK_AUDIT_EXECUTIONS` says how many executions it has: 100,000 in CI. It is written once, and one test does
-all with it; what each verb took stands below the tests' results.
+`WPK_AUDIT_EXECUTIONS` (200 at least) says how many executions it has: 100,000 in CI. It is written once, and one test
+does all with it; what each verb took stands below the tests' results.
 """
 
 from __future__ import annotations
