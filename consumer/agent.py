@@ -303,7 +303,7 @@ async def _sandbox(adapters: AdapterRegistry) -> str:
     if report.level is None:
         _log.warning("sandbox.unavailable", detail=report.detail)
     else:
-        _log.info("sandbox.decided", level=report.level, mode=report.mode, detail=report.detail)
+        _log.info("sandbox.decided", level=report.level, mode=report.mode, limits=report.limits, detail=report.detail)
     return report.level or "unavailable"
 
 

@@ -467,9 +467,11 @@ class Usage(BaseModel):
     sandbox: Literal["bubblewrap", "landlock", "none"] | None = None
     """What held a shell step's command (docs/security.md)."""
     cpu_seconds: float | None = None
-    """Processor time of all of its processes that were waited for; not known in bubblewrap."""
+    """Processor time of its processes: of all in a control group, else of those that were waited for; missing in
+    bubblewrap without a control group."""
     peak_memory_bytes: int | None = None
-    """The most that one of its processes had in memory; missing where it was less than the agent itself has."""
+    """The most that they had in memory together, in a control group that counts it; else that one of them had, missing
+    where it may have been less than the agent itself has."""
 
 
 class StepRetrying(StepEvent):

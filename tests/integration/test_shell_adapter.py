@@ -29,10 +29,12 @@ from tests.support.shell_steps import FixedScope, Recorder, adapter_at, context,
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=["bubblewrap", "landlock", "none"])
+@pytest.fixture(params=["bubblewrap", "landlock", "none", "none, in a control group"])
 async def adapter(request: pytest.FixtureRequest) -> AsyncIterator[ShellAdapter]:
-    """The adapter in all of its ways to run."""
-    built = await adapter_at(request.param, grace=PATIENCE)
+    """The adapter in all of its ways to run; in bubblewrap with control groups where there are any."""
+    level, _, grouped = request.param.partition(", ")
+    more = {} if grouped or level == "bubblewrap" else {"find_groups": lambda: None}
+    built = await adapter_at(level, grace=PATIENCE, **more)
     yield built
     await built.aclose()
 

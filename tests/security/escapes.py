@@ -320,6 +320,7 @@ attempt(multiply)
     ),
     "a survivor": Escape(
         code="""
+begun, begins = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
@@ -328,8 +329,8 @@ if os.fork() == 0:
             os.dup2(nowhere, number)
         os.execve("/bin/sleep", ["sleep", os.environ["MARK"]], {})
     os._exit(0)
-os.wait()
-time.sleep(0.2)
+os.close(begins)
+os.read(begun, 1)  # the end of it comes when sleep has begun
 print("HELD")
 """,
         seen=World.has_survivors,

@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from consumer.adapters.shell import bubblewrap, launching, output, parsing, process, sandbox, spawn
-from consumer.adapters.shell.config import ShellConfig
+from consumer.adapters.shell.cgroup import Group, Groups
+from consumer.adapters.shell.config import Limits, ShellConfig
 from consumer.errors import PermanentError, StepError, TemporaryError
 from consumer.ports import JsonObject, Plan, StepContext, Usage
 
@@ -94,11 +95,11 @@ class ShellAction:
 
     async def run(self, step: StepContext) -> JsonObject:
         """Runs it. The output has `stdout`, `stderr`, `exit_code`, `duration`, and with `parse` also `parsed`."""
-        level = await self.surroundings.sandbox.level()
+        level, report = await self.surroundings.sandbox.level(), await self.surroundings.sandbox.report()
         step.used(Usage(sandbox=level))
-        if warning := (await self.surroundings.sandbox.report()).warning:
-            await step.log("agent", f"warning: this step runs {warning}")
-        async with _scratch(level) as directory:
+        if report.warning:
+            await step.log("agent", f"warning: this step runs {report.warning}")
+        async with _scratch(level) as directory, _group(report.groups, self.config.limits) as group:
             spec = launching.Spec(
                 argv=self._argv(),
                 env=self._env(step, bubblewrap.WORKSPACE if level == "bubblewrap" else directory),
@@ -106,9 +107,10 @@ class ShellAction:
                 stdin=None if self.config.stdin is None else self.config.stdin.encode("utf-8", "replace"),
                 limits=self.config.limits,
                 network=self.config.network,
+                grouped=report.groups.controllers if report.groups is not None else frozenset(),
             )
             launch = self.surroundings.sandbox.launch(spec, level, directory)
-            return await self._execute(launch, step, level)
+            return await self._execute(launch, step, level, group)
 
     def _argv(self) -> tuple[str, ...]:
         if self.config.args is not None:
@@ -133,12 +135,14 @@ class ShellAction:
             "WPK_IDEMPOTENCY_KEY": step.idempotency_key,
         }
 
-    async def _execute(self, launch: spawn.Launch, step: StepContext, level: sandbox.Level) -> JsonObject:
+    async def _execute(
+        self, launch: spawn.Launch, step: StepContext, level: sandbox.Level, group: Group | None
+    ) -> JsonObject:
         heard = _Heard(step, parse=self.config.parse != "none")
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            ended = await process.execute(launch, heard.hear, grace=self.surroundings.grace)
+            ended = await process.execute(launch, heard.hear, grace=self.surroundings.grace, group=group)
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_LAST_WORDS):
@@ -236,6 +240,34 @@ class _Heard:
 
 
 @contextlib.asynccontextmanager
+async def _group(groups: Groups | None, limits: Limits) -> AsyncIterator[Group | None]:
+    """A control group of the step's own with its limits, gone with all that is in it when the step ends."""
+    if groups is None:
+        yield None
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            made = groups.make()
+            stack.push_async_callback(_close, made)
+            made.bound(**launching.bounds(limits, groups.controllers))
+        except OSError as error:
+            raise TemporaryError(f"no control group can be made: {error.strerror}", code="sandbox_failed") from error
+        yield made
+
+
+async def _close(group: Group) -> None:
+    """Closes it through every cancellation. One that can't be removed is the next start's matter."""
+    closing = asyncio.create_task(group.close())
+    try:
+        with contextlib.suppress(OSError):
+            await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await process.uncancelled(closing)
+        raise
+
+
+@contextlib.asynccontextmanager
 async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
     """A directory of the step's own where there is no sandbox, whose own lies in memory and goes with it."""
     if level == "bubblewrap":
@@ -248,12 +280,31 @@ async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
             os.chown(directory, owner, owner)
         yield directory
     finally:
-        removing = asyncio.create_task(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+        removing = asyncio.create_task(asyncio.to_thread(_remove, directory))
         try:
             await asyncio.shield(removing)
         except asyncio.CancelledError:
             await process.uncancelled(removing)
             raise
+
+
+def _remove(directory: str) -> None:
+    """Removes it with all that is in it, also where the command took the rights to that away."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if not Path(directory).exists():
+        return
+    with contextlib.suppress(OSError):
+        Path(directory).chmod(0o700)
+        for _, names, _, number in os.fwalk(directory):
+            for name in names:
+                # By a descriptor that is a directory for sure: the name may become a link to somewhere else.
+                with contextlib.suppress(OSError):
+                    inner = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=number)
+                    try:
+                        Path(f"/proc/self/fd/{inner}").chmod(0o700)
+                    finally:
+                        os.close(inner)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _not_started(error: OSError, launch: spawn.Launch) -> StepError:

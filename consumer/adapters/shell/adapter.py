@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from pydantic import JsonValue
 
-from consumer.adapters.shell import bubblewrap, facts, quoting, sandbox
+from consumer.adapters.shell import bubblewrap, cgroup, facts, quoting, sandbox
 from consumer.adapters.shell.action import ShellAction, Surroundings
 from consumer.adapters.shell.config import ShellConfig, as_text, not_carried
 from consumer.errors import ConfigError, PermanentError
@@ -40,12 +40,14 @@ class ShellAdapter:
         grace: float = 5.0,
         sizes: bubblewrap.Sizes | None = None,
         levels: Sequence[sandbox.Level] = sandbox.LEVELS,
+        find_groups: Callable[[], cgroup.Groups | None] = cgroup.find,
     ) -> None:
         """`environment`: names of the agent's own variables that commands may have.
 
-        `grace`: seconds between SIGTERM and SIGKILL. `levels`: the sandboxes that are looked for.
+        `grace`: seconds between SIGTERM and SIGKILL. `levels`: the sandboxes that are looked for. `find_groups`: finds
+        where control groups can be made.
         """
-        self._sandbox = sandbox.Sandbox(mode, sizes, levels)
+        self._sandbox = sandbox.Sandbox(mode, sizes, levels, find_groups)
         names = tuple(environment)
         self._surroundings = Surroundings(
             sandbox=self._sandbox,

@@ -68,7 +68,8 @@ class Limits(_Strict):
     cpu: Duration | None = None
     """Processor time of each process, at least 1s; beyond it the process is killed (SIGXCPU, then SIGKILL)."""
     memory: Quantity | None = None
-    """Address space of each process. Programs that reserve much more than they use (Go, Java, Node) need gigabytes."""
+    """Memory of the step together, where the agent has control groups for it (docs/security.md). Else the address space
+    of each process, of which programs that reserve much more than they use (Go, Java, Node) need gigabytes."""
     processes: int | None = Field(default=None, ge=1, le=100_000)
     """Processes and threads of the step together; in `landlock`, how many more its user may have than it had at the
     start; without a sandbox, of the step's user."""

@@ -112,7 +112,8 @@ def _become(settings: Settings, program: bytes, command: list[str], begins: int)
     try:
         _drop(settings)
         doing = "limit the processes"
-        _limit_processes(int(settings["processes"][0]))
+        if "processes" in settings:
+            _limit_processes(int(settings["processes"][0]))
         doing = "set up Landlock"
         _restrict(settings)
         doing = f"chdir to {settings['cwd'][0]}"

@@ -39,14 +39,21 @@ def launch(spec: Spec, directory: str) -> spawn.Launch:
         *(f"device=/dev/{each}" for each in _DEVICES),
         f"write={directory}",
         f"cwd={Path(directory, spec.cwd)}",
-        f"processes={spec.limits.processes or launching.DEFAULT_PROCESSES}",
         *(f"env={key}={text}" for key, text in {"TMPDIR": directory, **spec.env, name: value}.items()),
     ]
     if spec.network:
         settings.append("network=")
+    if "pids" not in spec.grouped:
+        settings.append(f"processes={spec.limits.processes or launching.DEFAULT_PROCESSES}")
     if (owner := launching.owner()) is not None:
         settings.append(f"uid={owner}")
-    inner = Spec(argv=spec.argv, env={}, stdin=spec.stdin, limits=spec.limits.model_copy(update={"processes": None}))
+    inner = Spec(
+        argv=spec.argv,
+        env={},
+        stdin=spec.stdin,
+        limits=spec.limits.model_copy(update={"processes": None}),
+        grouped=spec.grouped,
+    )
     return spawn.Launch(
         argv=(
             sys.executable,

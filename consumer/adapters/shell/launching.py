@@ -73,6 +73,8 @@ class Spec:
     stdin: bytes | None = None
     limits: Limits = field(default_factory=Limits)
     network: bool = False
+    grouped: frozenset[str] = frozenset()
+    """What a control group bounds for all of the step together, so that no rlimit needs to for each process."""
 
 
 def owner() -> int | None:
@@ -90,7 +92,21 @@ def installed(name: str, package: str) -> str:
 
 def gated(spec: Spec, processes: int | None) -> tuple[str, ...]:
     """The command with its limits, held back until the agent lets it begin."""
-    return spawn.gated((*_with_limits(spec.limits, processes), *spec.argv), stdin=spec.stdin is not None)
+    limits = spec.limits
+    if "memory" in spec.grouped:
+        limits = limits.model_copy(update={"memory": None})
+    if "pids" in spec.grouped:
+        limits, processes = limits.model_copy(update={"processes": None}), None
+    return spawn.gated((*_with_limits(limits, processes), *spec.argv), stdin=spec.stdin is not None)
+
+
+def bounds(limits: Limits, controllers: frozenset[str]) -> dict[str, int | None]:
+    """What a control group with these controllers is to bound: `memory` in bytes, `processes`."""
+    memory = _number(limits.memory) if limits.memory is not None else None
+    return {
+        "memory": memory if "memory" in controllers else None,
+        "processes": (limits.processes or DEFAULT_PROCESSES) if "pids" in controllers else None,
+    }
 
 
 def drop_root() -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from consumer.adapters.shell import tree
-from consumer.adapters.shell.spawn import Child, Launch, Sink, Used, start
+from consumer.adapters.shell.cgroup import Group, Used
+from consumer.adapters.shell.spawn import Child, Launch, Sink, start
 
 T = TypeVar("T")
 
@@ -41,8 +42,8 @@ class Ended:
     """None: not known."""
 
 
-async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
-    """Runs it to its end. However this coroutine ends, nothing of the command is left.
+async def execute(launch: Launch, sink: Sink, *, grace: float, group: Group | None = None) -> Ended:
+    """Runs it to its end, in the control group if there is one. However this ends, nothing of the command is left.
 
     Cancelled, it asks the command to end (SIGTERM), waits up to `grace` seconds, and kills it; cancelled again, it
     kills at once. Raises OSError where the launcher can't be started, and whatever the sink raises.
@@ -55,10 +56,12 @@ async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
             child = await uncancelled(starting)
             await _finish(child, 0.0)
         raise
+    child.group = group
     try:
         for source, pipe in child.pipes.items():
             child.pumps.append(asyncio.create_task(pipe.pump(source, sink)))
         await _until_ready(child)
+        await _enter(child)
         child.feeding = asyncio.create_task(child.gate.open(launch.stdin or b""))
         await _until_exited(child)
         await _sweep(child)
@@ -71,6 +74,18 @@ async def execute(launch: Launch, sink: Sink, *, grace: float) -> Ended:
     return _ended(child)
 
 
+async def _enter(child: Child) -> None:
+    """Puts what stands at its gate into the control group, and a sandbox's init; the keeper must outlive them."""
+    main = await _main(child)
+    if child.group is None or main is None:
+        return
+    init = None if child.launch.kept else await _init(child)
+    for pid in (main, init):
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                await asyncio.to_thread(child.group.add, pid)
+
+
 def _ended(child: Child) -> Ended:
     code = child.exited.result()
     exit_code = code if code >= 0 else 128 - code
@@ -80,6 +95,11 @@ def _ended(child: Child) -> Ended:
         exit_code = exit_code if child.status.exit_code is None else child.status.exit_code
     # bwrap does not wait for its init, so that what was used inside is not told by its own end.
     used = child.process.used if child.status is None else child.status.used
+    if child.group is not None:
+        with contextlib.suppress(OSError):  # what the command did counts, not what can't be told of it
+            together = child.group.used()
+            peak = together.peak_memory_bytes or (used.peak_memory_bytes if used is not None else None)
+            used = Used(cpu_seconds=together.cpu_seconds, peak_memory_bytes=peak)
     return Ended(exit_code=exit_code, ran=ran, survivors=child.survivors, used=used)
 
 
@@ -132,6 +152,9 @@ def _raise_of(pumps: list[asyncio.Task[None]]) -> None:
 
 async def _sweep(child: Child) -> None:
     """Ends what the command left running: a sandbox's init took all with it, and so did a keeper that ended well."""
+    if child.group is not None:
+        with contextlib.suppress(OSError):
+            child.group.kill()
     if child.launch.token is None:
         return
     if child.launch.kept and child.status_task is not None and child.status is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from consumer.adapters.shell import bubblewrap, keeper, landlock, launching, output, process, spawn
+from consumer.adapters.shell import bubblewrap, cgroup, keeper, landlock, launching, output, process, spawn
 from consumer.adapters.shell.bubblewrap import Sizes
+from consumer.adapters.shell.cgroup import Groups
 from consumer.adapters.shell.launching import Spec
 from consumer.errors import PermanentError
 
@@ -52,13 +54,30 @@ class Report:
     """Why; with the remedy where there is one."""
     warning: str = ""
     """What a step's log is to say of it; empty: nothing."""
+    groups: Groups | None = None
+    """Where each step gets a control group; None: nowhere, and rlimits alone hold each process."""
+
+    @property
+    def limits(self) -> str:
+        """What holds the limits, for the log."""
+        if self.groups is None:
+            return "rlimits"
+        bounded = sorted(self.groups.controllers)
+        return f"control groups for {' and '.join(bounded)}, rlimits" if bounded else "rlimits, control groups to kill"
 
 
 class Sandbox:
     """Finds out once what can be had, and makes launches of commands."""
 
-    def __init__(self, mode: Mode, sizes: Sizes | None = None, levels: Sequence[Level] = LEVELS) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        sizes: Sizes | None = None,
+        levels: Sequence[Level] = LEVELS,
+        find_groups: Callable[[], Groups | None] = cgroup.find,
+    ) -> None:
         """`levels`: which sandboxes are looked for."""
+        self._find_groups = find_groups
         self._mode = mode
         self._levels = levels
         self._sizes = sizes or Sizes()
@@ -70,7 +89,7 @@ class Sandbox:
         async with self._probing:
             if self._report is not None:
                 return self._report
-            report = await self._found()
+            report = dataclasses.replace(await self._found(), groups=await asyncio.to_thread(self._find_groups))
             if report.level is not None:
                 self._report = report
             return report

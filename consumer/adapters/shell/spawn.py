@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from consumer.adapters.shell.cgroup import Group, Used
+
 Source = Literal["stdout", "stderr"]
 Sink = Callable[[Source, bytes], Awaitable[None]]
 
@@ -55,15 +57,6 @@ class Launch:
     def kept(self) -> bool:
         """Whether it is the keeper that starts the command, and that ends all of it at SIGTERM."""
         return self.arguments is not None and self.token is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Used:
-    """What the processes of a command used together, those that were waited for."""
-
-    cpu_seconds: float
-    peak_memory_bytes: int | None
-    """The most that one of them had in memory; None: not known, but less than the agent has."""
 
 
 @dataclass(slots=True)
@@ -219,6 +212,7 @@ class Child:
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
     feeding: asyncio.Task[None] | None = None
     survivors: bool = False
+    group: Group | None = None
 
     def close(self) -> None:
         """Closes our ends of the pipes."""
