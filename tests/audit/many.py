@@ -32,6 +32,8 @@ AT_ONCE = 500
 ABORTED_OF = 10
 #: Seconds for what the broker must answer.
 _PATIENCE = 60.0
+#: Records that are being written, at most.
+_UNDER_WAY = 100_000
 
 
 class Row(NamedTuple):
@@ -140,7 +142,7 @@ class _Writer:
             "enable.idempotence": identity is not None,
             "linger.ms": 20,
             "batch.size": 1 << 19,
-            "queue.buffering.max.messages": 500_000,
+            "queue.buffering.max.messages": 2 * _UNDER_WAY,
         }
         if identity is not None:
             options["transactional.id"] = identity
@@ -190,6 +192,8 @@ class _Writer:
                 self._names[row.topic], row.value, row.key.encode(), partition=number, on_delivery=told
             )
         self._producer.poll(0)
+        while len(self._producer) > _UNDER_WAY:  # of a broker that is slower than this
+            self._producer.poll(0.1)
 
     def finish(self) -> None:
         """Waits until all is written."""
