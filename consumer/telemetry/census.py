@@ -23,7 +23,7 @@ class Census:
     approvals: int = 0
     """How many wait for an approval."""
     approval_seconds: float = 0.0
-    """How long the one that waits longest for it has."""
+    """How long the one that waits longest for it has, since its last event: an approval of several begins it anew."""
     silent_seconds: float = 0.0
     """How long the one has written nothing, not even a line of output, that has been silent longest. Those that wait
     for an approval, a delay or a backoff do not count: they have nothing to say."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import metadata
 
 import structlog
@@ -76,16 +76,24 @@ class Sender:
         try:
             for span in traces.spans_of(data, before, after):
                 self._queue(span, after)
-        except Exception:  # a defect here must not concern what is told of
-            if not self._failed:
-                self._failed = True
-                _log.exception("traces.failed", execution=after.execution_id)
+        except Exception:
+            self._note_failure(after)
+
+    def _note_failure(self, state: ExecutionState) -> None:
+        """A defect here, or of a sampler that was plugged in, must not concern the execution; it is logged once."""
+        if not self._failed:
+            self._failed = True
+            _log.exception("traces.failed", execution=state.execution_id)
 
     def sampled(self, state: ExecutionState) -> bool:
         """As the sampler decides of the execution's own span: by its trace, so that it always decides the same."""
-        span = traces.execution_span(state, state.updated_at or state.accepted_at or datetime.now().astimezone())
-        context = _context(span, sampled=_parent_sampled(state))
-        result = self._provider.sampler.should_sample(context, span.trace_id, span.name, SpanKind.CONSUMER)
+        try:
+            span = traces.execution_span(state, state.updated_at or state.accepted_at or datetime.now(UTC))
+            context = _context(span, sampled=_parent_sampled(state))
+            result = self._provider.sampler.should_sample(context, span.trace_id, span.name, SpanKind.CONSUMER)
+        except Exception:
+            self._note_failure(state)
+            return False
         return result.decision is Decision.RECORD_AND_SAMPLE
 
     def _queue(self, span: Span, state: ExecutionState) -> None:

@@ -68,7 +68,7 @@ class Traces(Protocol):
         ...
 
     def sampled(self, state: ExecutionState) -> bool:
-        """Whether the spans of the execution are sent."""
+        """Whether the spans of the execution are sent. Never waits, never raises."""
         ...
 
 

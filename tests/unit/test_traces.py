@@ -302,6 +302,23 @@ async def test_no_secret_is_in_what_is_sent(probe: Any, monkeypatch: pytest.Monk
     assert [body for body in receiver.bodies if SECRET.encode() in body] == []
 
 
+async def test_a_sampler_that_fails_costs_executions_nothing_and_is_told_of_once(
+    probe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object, **more: object) -> None:
+        raise RuntimeError("a defect of a plug-in")
+
+    monkeypatch.setattr("opentelemetry.sdk.trace.sampling.ParentBased.should_sample", fail)
+    async with otlp.receiver() as receiver:
+        async with sent(probe, monkeypatch, receiver.endpoint) as h:
+            await h.execute(package(step("a"), step("b")))
+            state = await h.over()
+
+    assert state.status is Status.COMPLETED
+    assert capsys.readouterr().out.count("traces.failed") == 1
+    assert receiver.spans == []
+
+
 @pytest.mark.parametrize("trouble", ["silent", "nobody"])
 async def test_a_receiver_that_does_not_answer_costs_executions_nothing(
     trouble: str, probe: Any, monkeypatch: pytest.MonkeyPatch
