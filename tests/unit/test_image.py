@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from packaging.requirements import Requirement
 from tests.support.require import require
 
 ROOT = Path(__file__).parents[2]
+#: What the Dockerfile asks pip for: the project with its extras.
+(WANTED,) = re.findall(r"pip install .*'(wpk-agent\[.*\])'", (ROOT / "Dockerfile").read_text())
 PACKAGES = Path(sysconfig.get_path("purelib"))
 
 
 def required(name: str) -> set[str]:
-    """The distributions that one brings with it, itself among them, without any extra's."""
+    """The distributions that a requirement brings with it, itself among them."""
     found: set[str] = set()
     wanted = [Requirement(name)]
     while wanted:
@@ -78,7 +81,7 @@ def installed(tmp_path: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "dist").glob("wpk_agent-*.whl")
     zipfile.ZipFile(wheel).extractall(into)
-    install(required("wpk-agent"), into)
+    install(required(WANTED), into)
     return into
 
 
@@ -115,7 +118,7 @@ def test_what_the_image_installs_runs_in_a_tree_that_can_not_be_written_to(insta
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=250,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, done.stdout + done.stderr
