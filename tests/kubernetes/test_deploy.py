@@ -22,7 +22,7 @@ from tests.support.control_plane.kubectl import Object
 from tests.support.eventually import eventually
 from tests.support.require import require
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("played_pods"), pytest.mark.timeout(400)]
 _DEPLOY = kustomize.DEPLOY
 #: Of the page, and of the packages in the example.
 _NAMESPACES = {"wpk", "shop"}

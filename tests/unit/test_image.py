@@ -86,6 +86,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_what_the_image_installs_runs_in_a_tree_that_can_not_be_written_to(installed: Path) -> None:
     bwrap = shutil.which("bwrap")
     require(bwrap, "there is no bubblewrap")
