@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -382,3 +383,8 @@ async def test_an_agent_that_can_not_send_traces_says_why_and_works(
     said = capsys.readouterr()
     assert "traces.unavailable" in said.out + said.err
     assert hint in said.out + said.err
+
+
+def test_an_agent_that_sends_no_traces_imports_nothing_for_them() -> None:
+    program = "import sys, consumer.agent; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import typer
 import yaml
 
+from consumer.cli.main import application
 from tests.watch import boards
 from tests.watch.boards import DASHBOARD, FOREIGN, ROOT, RULES
 
@@ -139,3 +141,19 @@ def test_grafana_of_compose_finds_the_dashboard_and_its_prometheus() -> None:
     assert source["url"] == f"http://prometheus:{services['prometheus']['ports'][0].rsplit(':', 1)[1]}"
     scrape = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == scrape
+
+
+def _commands(group: object) -> dict[str, object]:
+    return dict(getattr(group, "commands", {}))
+
+
+def test_the_runbooks_name_commands_and_settings_that_there_are() -> None:
+    page = (ROOT / "docs/observability.md").read_text()
+    verbs = _commands(typer.main.get_command(application()))
+    named = {tuple(words.split()) for words in re.findall(r"`wpk ([a-z-]+(?: [a-z-]+)?)", page)}
+    assert len(named) > 8
+    for first, *rest in named:
+        assert first in verbs
+        assert set(rest) <= _commands(verbs[first]).keys(), (first, rest)
+    settings = (ROOT / "docs/settings.md").read_text()
+    assert [name for name in re.findall(r"`(WPK_[A-Z_]+)", page) if f"`{name}`" not in settings] == []
