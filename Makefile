@@ -14,7 +14,7 @@ MODE   ?= exactly_once
 SEEDS  ?= 0..2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-security test-k8s test-audit test-docs site bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
+.PHONY: help setup demo test test-long audit-dependencies test-security test-k8s test-audit test-docs site bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ lint: $(STAMP) ## check style, types and layers
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@$(PY) -m pip --disable-pip-version-check check
+
+# By hand and not in CI: it asks a service on the network, and an advisory of today is no fault of whoever lands today.
+audit-dependencies: $(STAMP) ## look up the locked dependencies in a database of vulnerabilities (needs the network)
+	@test -x .venv/audit/bin/pip-audit || { $(PY) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet pip-audit; }
+	@.venv/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(ARGS)
 
 fmt: $(STAMP) ## format the code, and mend what ruff can mend
 	@.venv/bin/ruff check --fix-only --quiet .

@@ -30,6 +30,8 @@ def forms_of(value: str) -> Iterator[str]:
     for piece in dict.fromkeys(pieces):
         if len(piece) >= MIN_LENGTH:
             yield piece
+            yield piece.lower()  # as names of hosts and of headers come back
+            yield piece.upper()
             yield from _in_url(piece)
             yield from _in_json(piece)
             yield from _in_markup(piece)
@@ -50,6 +52,7 @@ def _in_url(piece: str) -> Iterator[str]:
     ):
         yield form
         yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form)
+        yield form.lower()
 
 
 def _in_json(piece: str) -> Iterator[str]:

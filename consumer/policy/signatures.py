@@ -139,7 +139,7 @@ def _from_bundle(text: str, data: bytes) -> str:
     """`messageSignature.signature` of a Sigstore bundle, whose digest must be that of the package."""
     try:
         bundle: object = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SignatureError("the signature begins like a bundle, but is no JSON") from error
     message = bundle.get("messageSignature") if isinstance(bundle, dict) else None
     if not isinstance(message, dict) or not isinstance(message.get("signature"), str):

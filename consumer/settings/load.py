@@ -71,8 +71,8 @@ def _read_secrets(values: dict[str, object], origins: dict[str, str]) -> None:
             )
         try:
             secret = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text, or no path"
             raise SettingsError(f"{variable} ({origins[variable]}): {path} can't be read: {reason}") from None
         if not secret:
             raise SettingsError(f"{variable} ({origins[variable]}): {path} is empty")
@@ -99,7 +99,7 @@ def _read(path: Path) -> dict[str, object]:
 def _read_yaml(path: Path, text: str) -> dict[str, object]:
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # what is almost YAML also raises whatever the parts of PyYAML meet
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise SettingsError(f"the configuration file {path} is no YAML{where}") from None  # it may quote a password

@@ -229,3 +229,42 @@ def _body(draw: Random) -> bytes:
 
 def _json(content: object) -> bytes:
     return json.dumps(content).encode(errors="surrogatepass")
+
+
+def settings_file(draw: Random) -> tuple[str, str]:
+    """A configuration file's ending and text: some names that exist, with values that do not fit."""
+    names = (
+        "WPK_PARTITIONS",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "WPK_HTTP_ALLOW",
+        "WPK_SECRETS_DIR",
+        "KAFKA_SASL_PASSWORD_FILE",
+    )
+    ending, sign = draw.choice((("yaml", ": "), ("env", "="), ("json", ": ")))
+    lines = [f"{draw.choice(names)}{sign}{text(draw)}" for _ in range(draw.randint(0, 3))]
+    return ending, "\n".join(lines) if draw.random() < 0.8 else text(draw)
+
+
+def publication(draw: Random) -> bytes:
+    """A record of the registry's topic, or an answer of a registry over HTTP."""
+    content = value(draw) if draw.random() < 0.5 else {"metadata": {"name": text(draw), "version": value(draw)}}
+    body: Any = {"wpk_content": draw.choice((content, package(draw))), "content": content, "digest": value(draw)}
+    body |= {"workflow_id": text(draw), "published_at": draw.choice(("2026-01-01T00:00:00Z", text(draw)))}
+    return _json(body) if draw.random() < 0.8 else text(draw).encode(errors="replace")
+
+
+def checkpoint(draw: Random) -> bytes:
+    """A file of a checkpoint that somebody made by hand."""
+    ends = {draw.choice(("events.progress", "events.results", text(draw))): draw.choice((1, number(draw)))}
+    part = {"partition": draw.choice((0, number(draw))), "ends": ends, "executions": 0, "digest": "sha256:" + "0" * 64}
+    statement = {"format": "wpk-audit-checkpoint", "version": 1, "made_at": "2026-01-01T00:00:00Z"}
+    statement |= {"prefix": text(draw), "partitions": [part] * draw.randint(0, 2)}
+    body: Any = {"statement": statement, "signature": signature(draw), "executions": draw.choice(({}, value(draw)))}
+    return _json(body) if draw.random() < 0.8 else text(draw).encode(errors="replace")
+
+
+def signature(draw: Random) -> str:
+    """Of a package: base64, a bundle, or nothing of the kind."""
+    coded = base64.b64encode(draw.randbytes(draw.choice((0, 8, 64, 72)))).decode()
+    message = {"messageSignature": {"signature": draw.choice((coded, text(draw))), "messageDigest": value(draw)}}
+    return draw.choice((coded, json.dumps(message), json.dumps({"a": value(draw)}), "{" + text(draw), text(draw)))

@@ -31,7 +31,7 @@ class Leak:
 
 def shell(command: str, secret: str = "ODD", *, name: str = "leak", **config: Any) -> Handler:
     more = {key: config.pop(key) for key in ("retry", "timeout", "when") if key in config}
-    env = {"S": f"${{secrets.{secret}}}"}
+    env = {"S": f"${{secrets.{secret}}}", **config.pop("env_more", {})}
     return {"name": name, "type": "shell", "config": {"command": command, "env": env, **config}, **more}
 
 
@@ -45,7 +45,8 @@ def k8s(step: str = "leak", **config: Any) -> Handler:
 
 def leaks(base: str, closed: str) -> dict[str, Leak]:
     """By a name that says how. `base` is a server that echoes, `closed` an address where nobody listens."""
-    return {**_printed(), **_cut(), **_failing(), **_requested(base, closed), **_told(base), **_in_the_cluster()}
+    requested = {**_requested(base, closed), **_alerting(base, closed)}
+    return {**_printed(), **_written(), **_cut(), **_failing(), **requested, **_told(base), **_in_the_cluster()}
 
 
 def _printed() -> dict[str, Leak]:
@@ -78,6 +79,35 @@ def _printed() -> dict[str, Leak]:
     found["output of the package"] = Leak(
         [shell('echo "$S"', "PLAIN")], {"outputs": {"a": "${secrets.PLAIN}", "b": "x ${steps.leak.output.stdout}"}}
     )
+    return found
+
+
+def _written() -> dict[str, Leak]:
+    """Written for another reader by a program of its own, and broken over lines and records."""
+    how = {
+        "JSON": "json.dumps(s) + json.dumps(json.dumps(s)) + json.dumps(s, ensure_ascii=False)",
+        "URL": "u.quote(s) + u.quote_plus(s) + u.quote(s, safe='') + u.quote(s, safe='').lower() + s.upper()",
+        "each byte in a URL": "''.join('%%%02x' % b for b in s.encode()) + ''.join('%%%02X' % b for b in s.encode())",
+        "HTML": "html.escape(s) + html.escape(s, quote=False)",
+        "shell": "shlex.quote(s) + repr(s) + repr(s.encode().decode())",
+        "base64url": "' '.join(base64.urlsafe_b64encode(b'x' * n + s.encode()).decode() for n in range(4))",
+        "hex": "s.encode().hex() + s.encode().hex().upper()",
+        "header": "'Authorization: Basic ' + base64.b64encode(('user:' + s).encode()).decode()",
+        "traceback": "1 / 0 if len(s) < 1 else int(s)",
+    }
+    imports = "import base64, html, json, os, shlex, urllib.parse as u; s = os.environ['S']"
+    found = {
+        f"{secret} written as {name}": Leak(
+            [shell('python3 -c "$CODE"', secret, env_more={"CODE": f"{imports}; print({code})"})],
+            status="failed" if name == "traceback" else "completed",
+        )
+        for secret in ("ODD", "LONG")
+        for name, code in how.items()
+        if secret == "ODD" or name in ("JSON", "URL", "base64url")
+    }
+    found["on a line with a carriage return"] = Leak([shell('printf "a\r%s\r\n" "$S"')])
+    found["within a colour"] = Leak([shell('printf "\033[31m%s\033[0m\n" "$S"')])
+    found["behind a zero byte"] = Leak([shell('printf "a\\000%s\\000\\n" "$S"')])
     return found
 
 
@@ -163,6 +193,21 @@ def _requested(base: str, closed: str) -> dict[str, Leak]:
                 {"name": "last", "type": "shell", "config": {"command": "echo ${steps.next.output.body}"}},
             ]
         ),
+    }
+
+
+def _alerting(base: str, closed: str) -> dict[str, Leak]:
+    """By alerts that a package asks for: their address and key are secrets, and their receiver is not there."""
+    key = {"secret": "${secrets.ODD}", "on_success": True, "on_failure": True}
+
+    def told(url: str) -> dict[str, Any]:
+        return {"monitoring": {"alerts": [{"type": "webhook", "url": url, **key}]}}
+
+    return {
+        "alert that is taken": Leak([shell('echo "$S"')], told(f"{base}/echo?a=${{secrets.PLAIN}}")),
+        "alert that is refused": Leak([shell('echo "$S"')], told(f"{base}/${{secrets.PLAIN}}")),
+        "alert to nobody": Leak([shell('echo "$S"')], told(f"{closed}/${{secrets.PLAIN}}")),
+        "alert to no host": Leak([shell('echo "$S"')], told("http://${secrets.HOST}.invalid/${secrets.PLAIN}")),
     }
 
 

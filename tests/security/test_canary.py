@@ -17,6 +17,7 @@ from consumer.settings import Settings
 from schemas.events import Event
 from tests.security.detector import Detector, ways_of_writing
 from tests.security.leaks import TEMPLATES, Leak, api, leaks, shell
+from tests.security.readers import receivers, search_readers
 from tests.support import agents, http_server, processes
 from tests.support.agents import Topics
 from tests.support.eventually import eventually
@@ -48,9 +49,14 @@ def test_the_detector_finds_a_secret_however_it_is_written() -> None:
     assert not nothing.found
 
 
+def ids_of(wanted: Mapping[str, Leak]) -> dict[str, str]:
+    """The execution of each."""
+    return {name: f"leak-{number}" for number, name in enumerate(wanted)}
+
+
 async def run_all(topics: Topics, wanted: Mapping[str, Leak]) -> dict[str, str]:
     """Runs them all at once; how each ended, and what its steps did before."""
-    ids = {name: f"leak-{number}" for number, name in enumerate(wanted)}
+    ids = ids_of(wanted)
     for name, leak in wanted.items():
         package = {"metadata": {"name": "leaky", "version": "1.0.0"}, "spec": {"handlers": leak.handlers, **leak.spec}}
         await topics.execute(ids[name], package, **leak.command)
@@ -150,35 +156,43 @@ def _search_error(detector: Detector, name: str, event: Event) -> None:
 
 def told(detector: Detector) -> None:
     counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(detector.searched.items()))
-    print(f"canary: searched {detector.places} places: {counts}")  # noqa: T201 - `make test-security` shows it
+    print(f"canary: {detector.places} places searched, {len(detector.found)} leaks: {counts}")  # noqa: T201 - `make test-security` shows it
     assert not detector.found, "\n".join(detector.found)
 
 
-def variables(kafka: KafkaBroker, prefix: str, directory: Path, api: K8sApi | None = None) -> dict[str, str]:
-    more = {} if api is None else {"KUBECONFIG": api.kubeconfig(directory.parent / "kubeconfig")}
+def variables(
+    kafka: KafkaBroker, prefix: str, directory: Path, api: K8sApi | None = None, **others: object
+) -> dict[str, str]:
+    more = others if api is None else {"KUBECONFIG": api.kubeconfig(directory.parent / "kubeconfig"), **others}
     settings = {"WPK_SECRETS_DIR": directory, "WPK_SANDBOX": "required", "LOG_LEVEL": "debug", **more}
     return processes.environment(kafka, prefix, **settings)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_no_way_that_a_step_has_lets_a_secret_out(
     embedded_kafka: KafkaBroker, prefix: str, tmp_path: Path
 ) -> None:
     values = made(tmp_path / "secrets")
     detector, config = Detector(values), agents.settings(embedded_kafka, prefix)
-    async with http_server.serve() as server, k8s_api() as api:
+    async with http_server.serve() as server, k8s_api() as api, receivers() as told_of:
         for name in ("settings", "doomed", "other"):
             api.create("ConfigMap", "payments", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
-        environment = variables(embedded_kafka, prefix, tmp_path / "secrets", api)
+        environment = variables(embedded_kafka, prefix, tmp_path / "secrets", api, **told_of.variables())
         await processes.create_topics(environment)
         wanted = leaks(server.base, "http://127.0.0.1:1")
         async with processes.agent(environment) as agent, agents.user(config) as topics:
             ended = await run_all(topics, wanted)
             await topics.publish("execute", b"no JSON")
+            real = (name for name, leak in wanted.items() if not leak.command.get("dry_run"))
+            await told_of.search(detector, (ids_of(wanted)[name] for name in real), agents.PATIENCE)
             await search_agent(detector, agent)
             search_events(detector, topics)
             errors = {name: topics.trails[f"leak-{n}"].state.error_message for n, name in enumerate(wanted)}
         await search_topics(detector, config)
+        exports = tmp_path / "exports"
+        exports.mkdir()
+        await search_readers(detector, environment, exports, ids_of(wanted)["exit error"])
     told(detector)
     others = [f"{name}: {ended[name]}, {errors[name]}" for name, leak in wanted.items() if ended[name] != leak.status]
     assert not others, "not as expected, so that the secret may not have been there:\n" + "\n".join(others)

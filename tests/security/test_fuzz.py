@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters import api, delay
+from consumer.adapters.api.message import Answer, Request
+from consumer.adapters.api.urls import parse_url
 from consumer.adapters.shell import ShellAdapter
+from consumer.audit import checkpoint
 from consumer.engine.incoming import Understood, Unreadable
-from consumer.errors import AgentError
+from consumer.errors import AgentError, PermanentError, SettingsError
 from consumer.intake.decode import RawRecord, decode
-from consumer.policy import load
+from consumer.outward import registry as packages
+from consumer.policy import load, signatures
+from consumer.policy.signatures import SignatureError
+from consumer.settings import load as load_settings
 from consumer.workflow import checks, conditions, documents
+from schemas import registry
 from schemas.commands import ExecuteCommand
 from schemas.scalars import parse_duration, parse_quantity
 from tests.security import hostile
@@ -83,6 +95,54 @@ def _value(value: Any) -> None:
         _check(package, {})
 
 
+def _settings(file: tuple[str, str]) -> None:
+    ending, content = file
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"agent.{ending}"
+        path.write_text(content, encoding="utf-8", errors="surrogatepass")
+        try:
+            load_settings(path, {})
+        except SettingsError as error:
+            assert len(str(error)) < 200_000
+
+
+def _publication(value: bytes) -> None:
+    try:
+        registry.read(value)
+    except ValueError as error:
+        assert str(error)
+    try:
+        packages._content(_REQUEST, Answer(status=200, headers={}, body=value, complete=True, received=len(value)))
+    except PermanentError as error:
+        assert len(str(error)) < 2000
+
+
+_REQUEST = Request(method="GET", url=parse_url("http://registry.example/packages/a"), headers=())
+
+
+def _checkpoint(content: bytes) -> None:
+    try:
+        checkpoint.opened(content, _KEY)
+    except (checkpoint.CheckpointError, SignatureError) as error:
+        assert len(str(error)) < 2000
+
+
+def _signature(text: str) -> None:
+    package: dict[str, Any] = {"metadata": {"name": "a", "signature": text}, "spec": {"handlers": []}}
+    found = signatures.verify(_SIGNING.file, package, at=None)
+    assert not found.keys
+    assert found.problems or not text.strip()
+
+
+_KEY = (
+    ec.derive_private_key(7, ec.SECP256R1())
+    .public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+_SIGNING = load.parse(json.dumps({"version": 1, "keys": [{"name": "k", "public_key": _KEY}], "rules": []}), "signing")
+
+
 TARGETS: dict[str, tuple[Callable[[Random], Any], Callable[[Any], None]]] = {
     "command records": (hostile.record, _record),
     "packages": (hostile.package, _package),
@@ -90,6 +150,10 @@ TARGETS: dict[str, tuple[Callable[[Random], Any], Callable[[Any], None]]] = {
     "conditions": (hostile.text, _condition),
     "policies": (hostile.policy, _policy),
     "durations and quantities": (hostile.scalar, _scalar),
+    "settings files": (hostile.settings_file, _settings),
+    "answers of registries": (hostile.publication, _publication),
+    "checkpoints": (hostile.checkpoint, _checkpoint),
+    "signatures": (hostile.signature, _signature),
 }
 
 
@@ -122,4 +186,4 @@ def test_hostile_input_is_answered(target: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("target", TARGETS)
 def test_ten_thousand_hostile_inputs_are_answered(target: str) -> None:
-    attack(target, 1700)
+    attack(target, 1100)

@@ -239,7 +239,7 @@ def _showing(draw: st.DrawFn) -> tuple[list[str], str]:
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["looked at in steps", "looked for one by one"])
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(_showing())
 def test_all_that_a_search_for_each_form_finds_is_masked_and_nothing_else(
     few: int, shown: tuple[list[str], str]
@@ -255,6 +255,7 @@ def _same(redactor: Redactor, values: list[str], text: str) -> None:
     assert _blotted(redactor.mask_error(text), _plainly(values, text, error=True))
 
 
+@settings(max_examples=25)
 @given(st.lists(_showing(), min_size=1, max_size=4))
 def test_json_is_masked_as_its_texts_are(shown: list[tuple[list[str], str]]) -> None:
     redactor = Redactor([value for values, _ in shown for value in values])
@@ -271,11 +272,11 @@ def test_a_private_keys_thousand_forms_cost_a_megabyte_little_time() -> None:
     redactor = Redactor(["\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----"])])
     words = ["".join(draw.choices(string.ascii_letters, k=6)) for _ in range(500)]
     value: JsonValue = [
-        " ".join(draw.choices(words, k=150_000)),
-        [{"name": draw.choice(words), "line": " ".join(draw.choices(words, k=10))} for _ in range(5000)],
+        " ".join(draw.choices(words, k=50_000)),
+        [f"{first} {second}" for first in words[:300] for second in words[:300]],
         [f"{draw.choice(words)} {lines[7]}"],
     ]
     began = time.process_time()
     masked = redactor.mask_json(value)
-    assert time.process_time() - began < 3, "to look for each form by itself takes five times as long"
+    assert time.process_time() - began < 2, "to look for each form by itself takes ten times as long"
     assert lines[7] not in json.dumps(masked)

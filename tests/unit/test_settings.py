@@ -207,6 +207,8 @@ def test_an_unknown_key_in_a_file_is_an_error_with_the_nearest_name(tmp_path: Pa
     [
         pytest.param("a.yaml", "- one\n", "must hold NAME: value pairs", id="a list"),
         pytest.param("a.yaml", "a: b: c\n", "is no YAML (line 1)", id="broken yaml"),
+        pytest.param("a.yaml", "[" * 3000, "is no YAML", id="yaml nested too deeply"),
+        pytest.param("a.yaml", "!!timestamp x", "is no YAML", id="yaml of a wrong type"),
         pytest.param("a.env", "WPK_PARTITIONS=3\nwhat is this\n", "line 2, is not NAME=value", id="broken line"),
     ],
 )
@@ -215,6 +217,12 @@ def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, name: str, te
     file.write_text(text)
     assert str(file) in complaint(file)
     assert said in complaint(file)
+
+
+def test_a_path_with_a_zero_byte_is_an_error_of_its_setting(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text('KAFKA_SASL_PASSWORD_FILE: "a\\0b"\n')
+    assert "KAFKA_SASL_PASSWORD_FILE (a.yaml): " in complaint(file)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

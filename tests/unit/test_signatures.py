@@ -216,6 +216,7 @@ def test_a_bundle_counts_as_the_signature_in_it(key: Key) -> None:
     strange = signed(PACKAGE, bundle(b"other", key.sign(data)))
     assert "other bytes than this package's" in said(strange, policy(key))
     assert "no messageSignature" in said(signed(PACKAGE, '{"a": 1}'), policy(key))
+    assert "but is no JSON" in said(signed(PACKAGE, '{"a":' * 3000), policy(key))
 
 
 # --- the verbs ---
