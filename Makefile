@@ -17,7 +17,7 @@ SEEDS  ?= 0..2000
 .PHONY: help setup demo test test-long audit-dependencies test-security test-k8s test-audit test-docs site bench-trail bench-bounds bench-check bench-peers simulate chaos lint fmt lock manifests image bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with what requirements.lock names (nothing else is needed before)
 
