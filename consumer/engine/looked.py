@@ -16,19 +16,21 @@ _KEPT, _MAX_PARAMETERS = 64, 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """All that a check depends on, besides the agent itself: its adapters and its environment stay as they are."""
+    """All that a check depends on, besides the agent itself: its adapters and its environment stay as they are.
 
-    wpk_digest: str
+    By its bytes, not by its digest: `1` and `1.0`, and names in another order, have one digest, but what is checked is
+    what is run, and a step writes them as they were given.
+    """
+
+    package: bytes
     parameters: bytes
     workflow_id: str | None
 
     @classmethod
-    def of(cls, wpk_digest: str | None, parameters: JsonObject, workflow_id: str | None) -> Question | None:
+    def of(cls, package: bytes, parameters: JsonObject, workflow_id: str | None) -> Question | None:
         """None where the answer is not to be remembered."""
-        if wpk_digest is None:
-            return None
-        written = orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS)
-        return cls(wpk_digest, written, workflow_id) if len(written) <= _MAX_PARAMETERS else None
+        written = orjson.dumps(parameters)
+        return cls(package, written, workflow_id) if len(written) <= _MAX_PARAMETERS else None
 
 
 class Looked:

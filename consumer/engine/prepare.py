@@ -132,9 +132,10 @@ async def _check(state: ExecutionState, services: Services) -> Checked:
             workflow_id=state.workflow_id,
         )
 
-    if _is_large(content):
+    written = orjson.dumps(content)
+    if len(written) > _INLINE:
         return await asyncio.to_thread(check)
-    question = Question.of(state.wpk_digest, _parameters(state), state.workflow_id)
+    question = Question.of(written, _parameters(state), state.workflow_id)
     known = services.looked.get(question) if question else None
     if known is None:
         known = check()

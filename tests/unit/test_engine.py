@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -660,3 +661,26 @@ async def test_the_content_of_a_command_is_what_it_says_however_it_is_spaced(pro
     spaced = ExecuteCommand(execution_id="e1", workflow_id="w", requested_by=" alice ")
     plain = ExecuteCommand(execution_id="e2", workflow_id="w", requested_by="alice")
     assert spaced.content_digest() == plain.content_digest()
+
+
+# --- packages that are run again and again ---
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["in the package", "in the parameters"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(1, 1.0), ({"a": 1, "b": 2}, {"b": 2, "a": 1})],
+    ids=["numbers that are equal", "names in another order"],
+)
+async def test_an_execution_runs_its_own_package_though_another_had_the_same_digest(
+    probe: Any, first: Any, second: Any, given: bool
+) -> None:
+    async with house(probe) as h:
+        for execution_id, value in (("e1", first), ("e2", second)):
+            parameters = {"properties": {"value": {"default": None if given else value}}}
+            wpk = package(step("a", {"output": "it is ${parameters.value}"}), parameters=parameters)
+            await h.execute(wpk, execution_id, parameters={"value": value} if given else {})
+            await h.over(execution_id)
+
+    assert h.kept("e1").wpk_digest == h.kept("e2").wpk_digest
+    assert h.kept("e2").steps["a"].output == {"value": f"it is {json.dumps(second, separators=(',', ':'))}"}
