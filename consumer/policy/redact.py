@@ -72,22 +72,20 @@ class Redactor:
         """The same for all texts in a JSON value, names included, and for numbers that are a secret."""
         if not self._forms:
             return value
-        masked = self._replacements(dict.fromkeys(_texts(value)))
+        masked = self._replacements(_texts(value))
         return _replaced(value, masked) if masked else value
 
     def _replacements(self, texts: Iterable[str | int | float]) -> dict[str | int | float, str]:
         """What becomes of those that show a secret. Short ones are searched together, as each search has a price."""
-        suspects: list[str] = []
-        short: list[str] = []
         found: dict[str | int | float, str] = {}
+        strings: dict[str, None] = {}
         for text in texts:
-            if not isinstance(text, str):
-                if str(text) in self._forms:
-                    found[text] = MASK
-            elif _may_be_cut(text):
-                suspects.append(text)
-            else:
-                short.append(text)
+            if isinstance(text, str):
+                strings[text] = None
+            elif str(text) in self._forms:  # each, as 1 and 1.0 are one key, and two texts
+                found[text] = MASK
+        suspects = [text for text in strings if _may_be_cut(text)]
+        short = [text for text in strings if not _may_be_cut(text)]
         begins = list(itertools.accumulate((len(text) + 1 for text in short), initial=0))
         hits = self._starts.places("\n".join(short))
         suspects += [short[place] for place in {bisect.bisect_right(begins, at) - 1 for at in hits}]

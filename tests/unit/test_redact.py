@@ -95,6 +95,11 @@ def test_json_is_masked_with_its_names_and_numbers() -> None:
     assert value["a"] == ["hunter2", 12345678, 5, True, None, 1.5], "the value itself stays"
 
 
+@pytest.mark.parametrize("value", [[1234, 1234.0], [1234.0, 1234]])
+def test_a_number_is_masked_though_an_equal_one_that_is_written_otherwise_stands_beside_it(value: JsonValue) -> None:
+    assert Redactor(["1234"]).mask_json(value) == [MASK, MASK]
+
+
 def test_names_that_become_the_same_stay_apart() -> None:
     assert Redactor(["first", "second"]).mask_json({"first": 1, "second": 2}) == {MASK: 1, f"{MASK}(2)": 2}
 
