@@ -118,7 +118,7 @@ test-docs: $(STAMP) ## run the tutorial and check every command, link and refere
 test-audit: $(STAMP) ## run the tests of the trail's readers; on a larger trail: make test-audit WPK_AUDIT_EXECUTIONS=100000
 	@$(PY) -m pytest -m "long or not long" tests/audit $(ARGS)
 
-bench: $(STAMP) ## measure how fast it is, beside the floor: make bench ARGS="w3 s1", or ARGS=--full
+bench: $(STAMP) ## measure how fast it is, beside the floor: make bench ARGS="w3 s1", ARGS="--size full"
 	@$(PY) -m tests.support.kafka
 	@$(PY) -m bench $(ARGS)
 

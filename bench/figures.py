@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 from collections.abc import Sequence
@@ -11,10 +12,22 @@ from pathlib import Path
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it and run."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(one for file in children for child in file.read_text().split() for one in family(int(child)))]
+
+
 def cpu_seconds(pid: int) -> float:
-    """Seconds of a core that the process has used, with all of its threads and of its children that ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICK
+    """Seconds of a core that the process has used, with all of its threads, and of its children, ended or not."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # it ended just now: its parent's figure has it
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(field) for field in fields[11:15])
+    return total / _TICK
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Final
+from dataclasses import replace
+from typing import Final, Literal
 
 from bench import standing, steps, w3
 from bench.figures import Figure
 from bench.stage import delay, package
 from bench.w3 import Plan
 
-Scenario = Callable[[bool], Coroutine[None, None, list[Figure]]]
-"""Gives its figures; with True at the full size, which takes much longer."""
+Size = Literal["quick", "normal", "full"]
+"""`quick` shows that all works, and its figures are rough; `full` takes much longer than `normal`."""
+Scenario = Callable[[Size], Coroutine[None, None, list[Figure]]]
+"""Gives its figures."""
 
 _MB_OF_LOG = 32
 FAN_OUT: Final = package(delay("begin"), *(delay(f"part-{n}", needs=["begin"]) for n in range(20)))
@@ -27,57 +30,63 @@ LOGS: Final = package(
 )
 
 
+def _sized(plan: Plan, size: Size) -> Plan:
+    if size != "quick":
+        return plan
+    return replace(plan, rounds=2, burst=max(1, plan.burst // 5), latencies=plan.latencies // 4)
+
+
 def _plan(plan: Plan) -> Scenario:
-    async def run(full: bool) -> list[Figure]:
-        return (await w3.measure(plan))[0]
+    async def run(size: Size) -> list[Figure]:
+        return (await w3.measure(_sized(plan, size)))[0]
 
     run.__doc__ = f"{plan.title}: {plan.name}"
     return run
 
 
-async def _guarantees(full: bool) -> list[Figure]:
+async def _guarantees(size: Size) -> list[Figure]:
     """W3 with exactly_once beside at_least_once, on one broker."""
-    return await w3.guarantees(Plan(burst=2_000))
+    return await w3.guarantees(_sized(Plan(), size))
 
 
-async def _shell(full: bool) -> list[Figure]:
+async def _shell(size: Size) -> list[Figure]:
     """S1: one /bin/true in the sandbox."""
-    return await steps.shell()
+    return await steps.shell(rounds=2 if size == "quick" else 5)
 
 
-async def _http(full: bool) -> list[Figure]:
+async def _http(size: Size) -> list[Figure]:
     """H1: one request to a local server."""
-    return await steps.http()
+    return await steps.http(rounds=2 if size == "quick" else 5)
 
 
-async def _idle(full: bool) -> list[Figure]:
+async def _idle(size: Size) -> list[Figure]:
     """Memory of an agent without work."""
     return await standing.idle()
 
 
-async def _waiting(full: bool) -> list[Figure]:
+async def _waiting(size: Size) -> list[Figure]:
     """Memory of executions that wait."""
-    return await standing.waiting_memory(10_000 if full else 5_000)
+    return await standing.waiting_memory(10_000 if size == "full" else 5_000)
 
 
-async def _flat(full: bool) -> list[Figure]:
+async def _flat(size: Size) -> list[Figure]:
     """Cost of a run after many."""
-    return await standing.flat((0, 10_000, 100_000) if full else (0, 10_000))
+    return await standing.flat((0, 10_000, 100_000) if size == "full" else (0, 10_000))
 
 
-async def _restore(full: bool) -> list[Figure]:
+async def _restore(size: Size) -> list[Figure]:
     """Start with 100,000 ended executions in the state."""
     return await standing.restore()
 
 
-async def _kill(full: bool) -> list[Figure]:
+async def _kill(size: Size) -> list[Figure]:
     """From a kill to results again."""
-    return await standing.kill(5 if full else 2)
+    return await standing.kill(5 if size == "full" else 2)
 
 
-async def _replay(full: bool) -> list[Figure]:
+async def _replay(size: Size) -> list[Figure]:
     """The trail, read and checked."""
-    return await standing.replay(50_000 if full else 5_000)
+    return await standing.replay(50_000 if size == "full" else 5_000)
 
 
 #: The broker that keeps all in memory slows as small batches pile up: short bursts, few rounds.

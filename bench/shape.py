@@ -49,10 +49,14 @@ def load(file: Path) -> list[RecordShape]:
     return [RecordShape(**record) for record in json.loads(file.read_text())]
 
 
+def size(record: RecordShape) -> int:
+    """Its bytes, without what Kafka's batches add."""
+    return record.key + record.value + sum(len(name) + length for name, length in record.headers)
+
+
 def told(shape: Sequence[RecordShape]) -> dict[str, str]:
     """For people: by topic, how many records of how many bytes."""
     by_role: dict[str, list[int]] = {}
     for record in shape:
-        size = record.key + record.value + sum(len(name) + length for name, length in record.headers)
-        by_role.setdefault(record.role, []).append(size)
+        by_role.setdefault(record.role, []).append(size(record))
     return {role: f"{len(sizes)} records, {sum(sizes)} bytes" for role, sizes in sorted(by_role.items())}

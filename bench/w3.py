@@ -53,7 +53,7 @@ class Plan:
     partitions: int = 12
     agents: int = 1
     rounds: int = 5
-    burst: int = 3_000
+    burst: int = 2_000
     latencies: int = 200
     """Executions at a fixed rate, in each of two rounds; 0 measures none."""
     sends: str = "each"
@@ -211,7 +211,17 @@ async def measure(plan: Plan) -> tuple[list[Figure], dict[str, object]]:
             async with floor_beside(house, records, plan) as bare:
                 bursts, waits = await by_turns(plan, ours, bare)
                 completed(ours)
-    return [*throughput(plan, bursts, plan.name), *_latency(plan, waits)], {"records": shape.told(records)}
+    found = [*throughput(plan, bursts, plan.name), *_latency(plan, waits), *_written(plan, records)]
+    return found, {"records": shape.told(records)}
+
+
+def _written(plan: Plan, records: Sequence[RecordShape]) -> list[Figure]:
+    """What one execution writes: no speed, but what a broker has to store."""
+    sizes = {"records": float(len(records)), "KB": sum(map(shape.size, records)) / 1000}
+    return [
+        Figure(name=f"{plan.title} {unit} written ({plan.name})", unit=unit, higher_is_better=False, ours=[value])
+        for unit, value in sizes.items()
+    ]
 
 
 def throughput(plan: Plan, bursts: Sequence[_Bursts], label: str) -> list[Figure]:
@@ -260,7 +270,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=12)
     parser.add_argument("--agents", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--burst", type=int, default=3_000)
+    parser.add_argument("--burst", type=int, default=2_000)
     parser.add_argument("--latencies", type=int, default=200)
     parser.add_argument("--sends", choices=("each", "batch"), default="each")
     asked = vars(parser.parse_args())

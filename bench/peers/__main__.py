@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bench.__main__ import write_pages
 from bench.bounds import machine
-from bench.figures import Figure, table
+from bench.budgets import PEERS as PEERS_RESULTS
+from bench.figures import Figure, family, table
 from bench.stage import Stage, stage
 from bench.steps import S1
 from bench.w3 import W3, Worker, agents, completed, worker
@@ -30,19 +32,12 @@ from tests.support.daemon import Daemon
 from tests.support.processes import PATIENCE
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
 NOBODY = 65534
 
 
 def cache() -> Path:
     """Where bench/peers/setup.sh puts what it gets."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wpk-bench-peers"
-
-
-def family(pid: int) -> list[int]:
-    """The process and all that it has started."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    return [pid, *(one for file in children for child in file.read_text().split() for one in family(int(child)))]
 
 
 def _answers(url: str, body: object = None, method: str | None = None) -> bool:
@@ -55,14 +50,13 @@ def _answers(url: str, body: object = None, method: str | None = None) -> bool:
 
 @asynccontextmanager
 async def daemon(
-    name: str, arguments: list[str], folder: Path, ready: object, variables: Mapping[str, str]
+    name: str, arguments: list[str], folder: Path, ready: Callable[[Daemon], bool], variables: Mapping[str, str]
 ) -> AsyncIterator[Daemon]:
     """A server while the block lasts."""
     process = Daemon(name, arguments, directory=folder, environment={**os.environ, **variables})
     process.start()
     try:
-        check = ready if callable(ready) else lambda: str(ready) in process.output
-        await asyncio.to_thread(process.await_service, check, PATIENCE)
+        await asyncio.to_thread(process.await_service, lambda: ready(process), PATIENCE)
         yield process
     finally:
         started = family(process.pid) if process.alive else []
@@ -70,6 +64,11 @@ async def daemon(
         for pid in started[1:]:  # granian leaves its worker behind where it is ended in a hurry
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def says(words: str) -> Callable[[Daemon], bool]:
+    """Whether a server has said these words."""
+    return lambda server: words in server.output
 
 
 def _variables(own: Stage) -> dict[str, str]:
@@ -95,10 +94,12 @@ async def restate(own: Stage, folder: Path) -> AsyncIterator[Worker]:
             "restate",
             [str(binary), "--config-file", str(settings)],
             folder,
-            lambda: _answers(f"{base}/health"),
+            lambda _: _answers(f"{base}/health"),
             {"RESTATE_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"},
         ) as server,
-        daemon("granian", [*serve, "restate_worker:app"], folder, "Started worker", _variables(own)) as worker_process,
+        daemon(
+            "granian", [*serve, "restate_worker:app"], folder, says("Started worker"), _variables(own)
+        ) as worker_process,
     ):
         uri = f"http://127.0.0.1:{service}"
         assert await asyncio.to_thread(_answers, f"{base}/deployments", {"uri": uri}), server.output
@@ -108,7 +109,7 @@ async def restate(own: Stage, folder: Path) -> AsyncIterator[Worker]:
             "options": {"auto.offset.reset": "earliest"},
         }
         assert await asyncio.to_thread(_answers, f"{base}/subscriptions", subscription), server.output
-        with worker(own, [*family(server.pid), *family(worker_process.pid)]) as made:
+        with worker(own, [server.pid, worker_process.pid]) as made:
             yield made
 
 
@@ -137,20 +138,25 @@ async def dbos(own: Stage, folder: Path) -> AsyncIterator[Worker]:
     url = f"postgresql://peer@127.0.0.1:{port}/peer"
     python = str(cache() / "venv/bin/python")
     async with (
-        daemon("postgres", [*become, *serve], folder, "ready to accept connections", libraries) as server,
+        daemon("postgres", [*become, *serve], folder, says("ready to accept connections"), libraries) as server,
         daemon(
-            "dbos", [python, str(HERE / "dbos_worker.py")], folder, "ready", {**_variables(own), "PEER_DATABASE": url}
+            "dbos",
+            [python, str(HERE / "dbos_worker.py")],
+            folder,
+            says("ready"),
+            {**_variables(own), "PEER_DATABASE": url},
         ) as process,
     ):
-        with worker(own, [*family(server.pid), *family(process.pid)]) as made:
+        with worker(own, [server.pid, process.pid]) as made:
             yield made
 
 
-PEERS = {"Restate": restate, "DBOS": dbos}
+BEST = "Restate"
+PEERS = {BEST: restate, "DBOS": dbos}
 
 
 async def measure(rounds: int, burst: int) -> list[Figure]:
-    """All by turns; the agent's figures have no floor here, the peers' have the agent's as theirs."""
+    """All by turns; the floor is Restate, the best of them."""
     least: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": "at_least_once"}
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="wpk-peers-") as made:
@@ -192,6 +198,7 @@ async def _rounds(
             unit=unit,
             higher_is_better=higher,
             ours=[values[index] for values in of],
+            floor=None if name == BEST else [values[index] for values in found[BEST]],
         )
         for index, (what, unit, higher) in enumerate(
             (("throughput", "/s", True), ("CPU, worker and server", "ms", False))
@@ -205,13 +212,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--burst", type=int, default=2_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=PEERS_RESULTS)
     asked = parser.parse_args()
     subprocess.run([str(HERE / "setup.sh"), str(cache())], check=True, stdout=sys.stderr)
+    facts = machine()
     figures = asyncio.run(measure(asked.rounds, asked.burst))
     print(table(figures))
-    facts = machine()
+    facts["size"] = f"{asked.rounds} rounds of {asked.burst}"
     asked.out.write_text(json.dumps({**facts, "figures": [one.row() for one in figures]}, indent=1) + "\n")
+    if asked.out == PEERS_RESULTS:
+        write_pages()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import figures
-from bench.__main__ import PAGE, load, tables
-from bench.budgets import BUDGETS, RESULTS, Budget
+from bench import budgets, figures, scale
+from bench.__main__ import PAGE, render
+from bench.budgets import BUDGETS, Budget
 from bench.figures import Figure
 from tests.support.processes import ROOT
 
@@ -68,6 +68,13 @@ def test_a_budget_is_missed_only_by_more_than_its_noise(
     assert budget.missed(a_figure(*bad))
 
 
+def test_the_best_peer_must_be_left_behind_by_a_factor() -> None:
+    budget = a_budget("times the floor", 2)
+    assert budget.met(a_figure([210], [100]))
+    assert budget.missed(a_figure([150], [100]))
+    assert budget.told("/s") == "≥ 2 times the best peer"
+
+
 def test_the_check_fails_where_a_budget_is_missed_or_was_not_measured(tmp_path: Path) -> None:
     def run(rows: list[dict[str, object]]) -> subprocess.CompletedProcess[str]:
         file = tmp_path / "results.json"
@@ -93,10 +100,34 @@ def test_the_check_fails_where_a_budget_is_missed_or_was_not_measured(tmp_path: 
     assert f"{BUDGETS[0].figure}: not measured" in absent.stderr
 
 
-def test_the_tables_of_the_page_are_those_of_the_results() -> None:
+def test_the_tables_of_the_pages_are_those_of_the_results() -> None:
     """`make bench` writes both; after a merge by hand: python -m bench --table."""
-    found = [figures.figure(row) for one in load(RESULTS).values() for row in one["figures"]]  # type: ignore[attr-defined]
-    assert tables(PAGE.read_text(), found) == PAGE.read_text()
+    pages = PAGE.read_text(), scale.PAGE.read_text()
+    assert render(*pages) == pages
+
+
+def test_each_budget_is_of_a_figure_that_was_measured() -> None:
+    assert {budget.figure for budget in BUDGETS} <= budgets.read().keys()
+
+
+def test_a_range_is_divided_as_kafka_does_it_the_first_members_get_one_more() -> None:
+    assert list(scale.ranges(7, [0.3, 0.1, 0.2]).values()) == [0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+
+
+def test_one_more_member_moves_far_more_by_range_than_it_must() -> None:
+    by_range, fewest = scale.moved(1_000, 100)
+    assert fewest == 0.009
+    assert by_range > 0.3
+
+
+def test_twice_the_work_takes_twice_the_agents_and_never_fewer_than_two() -> None:
+    measured = scale.Measured.of(budgets.read())
+    rate = measured.agent_rate("at_least_once")
+
+    def agents(per_second: float) -> int:
+        return scale.agents_for(scale.Load(name="some", mean=1, peak=per_second), measured, "at_least_once")
+
+    assert (agents(rate * 10), agents(rate * 20), agents(1e-6)) == (20, 40, 2)
 
 
 def test_cpu_time_counts_what_this_process_uses() -> None:
