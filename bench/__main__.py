@@ -27,6 +27,8 @@ from bench.scenarios import SCENARIOS, Size
 from tests.support.processes import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+#: The load average up to which nothing else was under way: what the scenario before has left of it.
+_QUIET = 2.5
 
 
 def _figures(results: Mapping[str, dict[str, object]]) -> list[Figure]:
@@ -40,10 +42,11 @@ def told(results: Mapping[str, Mapping[str, object]]) -> str:
         return ", ".join(sorted({str(one[key]) for one in results.values()}))
 
     loads = [float(str(one["load_average"])) for one in results.values()]
+    busy = "" if max(loads) <= _QUIET else " It had other work: read CPU and memory; the clock tells little."
     return (
         f"Commits {different('commit')}; {different('machine')}; Python {different('python')}; "
         f"size {different('size')}. Load average of the machine when a scenario began: "
-        f"{min(loads):.1f} to {max(loads):.1f}.\n"
+        f"{min(loads):.1f} to {max(loads):.1f}.{busy}\n"
     )
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ class Plan:
     amount: float = 1.0
     unit: str = "/s"
     """What one execution counts for in the throughput, and the unit that it then has."""
+    warm_up: int = WARM_UP
     shaped: int = SHAPED
     kind: str = "apache"
     guarantee: str = "at_least_once"
@@ -73,6 +74,7 @@ class Plan:
 class Worker:
     """Who works on commands, and the client for it."""
 
+    house: Stage
     client: Client
     pids: Sequence[int]
     broker: int
@@ -91,9 +93,12 @@ class Worker:
         used, served = sum(map(cpu_seconds, self.pids)) - before, cpu_seconds(self.broker) - broker
         return Burst(count / seconds, used / count * 1000, served / count * 1000)
 
-    def paced(self, count: int, content: object) -> list[float]:
-        """Submits so many at a fixed rate; seconds from when each was due to its end seen."""
-        return self.client.paced(self.commands(count, content), RATE)
+    def paced(self, count: int, content: object) -> Paced:
+        """Submits so many at a fixed rate, until all have ended."""
+        commands = self.commands(count, content)
+        before = sum(map(cpu_seconds, self.pids))
+        took = self.client.paced(commands, RATE)
+        return Paced(took, (sum(map(cpu_seconds, self.pids)) - before) / count * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,18 @@ class Burst:
     broker_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """What executions at a fixed rate gave."""
+
+    took: list[float]
+    """Seconds from when each was due to its end seen."""
+    worker_ms: float
+    """As of `Burst`; more than there, since there is nothing to be done together."""
+
+
 _Bursts = tuple[Burst, Burst]
-_Waits = tuple[list[float], list[float]]
+_Waits = tuple[Paced, Paced]
 """Of ours, and of the floor."""
 
 
@@ -122,16 +137,16 @@ def worker(house: Stage, pids: Sequence[int]) -> Iterator[Worker]:
     assert isinstance(house.broker, ProcessBroker), "bursts are measured on a broker of this machine"
     wait = fetch_wait(house)
     with Client(house.broker.bootstrap, house.prefix, house.partitions, fetch_wait_ms=wait) as client:
-        yield Worker(client, pids, house.broker.pid, itertools.count())
+        yield Worker(house, client, pids, house.broker.pid, itertools.count())
 
 
 @asynccontextmanager
-async def agents(house: Stage, count: int = 1) -> AsyncIterator[Worker]:
+async def agents(house: Stage, count: int = 1, *, warm_up: int = WARM_UP) -> AsyncIterator[Worker]:
     """So many agents, warm, and their client."""
     async with contextlib.AsyncExitStack() as stack:
         running = [await stack.enter_async_context(house.agent()) for _ in range(count)]
         with worker(house, [agent.pid for agent in running]) as made:
-            await asyncio.to_thread(made.burst, WARM_UP, W3)
+            await asyncio.to_thread(made.burst, warm_up, W3)
             yield made
 
 
@@ -150,7 +165,7 @@ async def floor_beside(house: Stage, records: Sequence[RecordShape], plan: Plan)
         try:
             await asyncio.to_thread(process.await_service, lambda: floor.READY in process.output, processes.PATIENCE)
             with worker(own, [process.pid]) as made:
-                await asyncio.to_thread(made.burst, min(WARM_UP, plan.burst), W3)
+                await asyncio.to_thread(made.burst, min(plan.warm_up, plan.burst), W3)
                 yield made
         finally:
             await asyncio.to_thread(process.stop)
@@ -159,7 +174,7 @@ async def floor_beside(house: Stage, records: Sequence[RecordShape], plan: Plan)
 async def records_of_a_run(house: Stage, ours: Worker, plan: Plan) -> list[RecordShape]:
     """What the agent writes for one execution in the middle of a burst."""
     await asyncio.to_thread(ours.burst, plan.shaped, plan.content)
-    middle = f"w3-{WARM_UP + plan.shaped // 2:08}".encode()
+    middle = f"w3-{plan.warm_up + plan.shaped // 2:08}".encode()
     with house.reader(*(topic.value for topic in Topic)) as reader:
         return shape.of_run(await quiet_lines(reader, 1.5), house.prefix, middle)
 
@@ -206,7 +221,7 @@ async def measure(plan: Plan) -> tuple[list[Figure], dict[str, object]]:
     """Throughput, CPU and latency, ours and the floor's by turns; and the records that the floor writes."""
     settings: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": plan.guarantee, **plan.settings}
     async with stage(kind=plan.kind, partitions=plan.partitions, settings=settings) as house:
-        async with agents(house, plan.agents) as ours:
+        async with agents(house, plan.agents, warm_up=plan.warm_up) as ours:
             records = await records_of_a_run(house, ours, plan)
             async with floor_beside(house, records, plan) as bare:
                 bursts, waits = await by_turns(plan, ours, bare)
@@ -245,16 +260,21 @@ def throughput(plan: Plan, bursts: Sequence[_Bursts], label: str) -> list[Figure
 
 
 def _latency(plan: Plan, waits: Sequence[_Waits]) -> list[Figure]:
-    return [
-        Figure(
-            name=f"{plan.title} latency {label} at {RATE:g}/s ({plan.name})",
+    def figure(what: str, of: Callable[[Paced], float]) -> Figure:
+        return Figure(
+            name=f"{plan.title} {what} at {RATE:g}/s ({plan.name})",
             unit="ms",
             higher_is_better=False,
-            ours=[quantile(ours, share) * 1000 for ours, _ in waits],
-            floor=[quantile(bare, share) * 1000 for _, bare in waits],
+            ours=[of(ours) for ours, _ in waits],
+            floor=[of(bare) for _, bare in waits],
         )
-        for label, share in (("p50", 0.5), ("p99", 0.99))
-        if waits
+
+    if not waits:
+        return []
+    return [
+        figure("latency p50", lambda paced: quantile(paced.took, 0.5) * 1000),
+        figure("latency p99", lambda paced: quantile(paced.took, 0.99) * 1000),
+        figure("CPU of the worker", lambda paced: paced.worker_ms),
     ]
 
 
