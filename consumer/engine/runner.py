@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
 from datetime import datetime
 from functools import partial
 
@@ -47,7 +46,7 @@ class Runner:
         self._execution = execution
         self._services = services
         self._slots = slots
-        self._results: deque[tuple[Attempt, Outcome]] = deque()
+        self._results: list[tuple[Attempt, Outcome]] = []
         self._tasks: dict[tuple[Phase, str], asyncio.Task[None]] = {}
         self._stopping: set[tuple[Phase, str]] = set()
         self._parting = Parting.NONE
@@ -140,7 +139,7 @@ class Runner:
 
     def _take_results(self) -> None:
         while self._results:
-            attempt, outcome = self._results.popleft()
+            attempt, outcome = self._results.pop(0)
             key = (attempt.phase, attempt.handler.name)
             self._tasks.pop(key, None)
             self._stopping.discard(key)
