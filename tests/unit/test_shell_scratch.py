@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from consumer.adapters.shell import launching
+from consumer.adapters.shell import action, launching
 
 #: As an agent that is not root, whom missing rights stop.
 REMOVE = """
@@ -37,3 +37,13 @@ def test_a_directory_whose_rights_the_command_took_away_is_removed_and_nothing_t
     assert not directory.exists()
     assert outside.stat().st_mode & 0o777 == 0o500
     assert (outside / "file").exists()
+
+
+def test_what_a_command_links_to_in_the_place_of_its_directory_stays_as_it_is(tmp_path: Path) -> None:
+    """Without a sandbox it may: the directory is its own, and so is its name in /tmp."""
+    other = tmp_path / "other"
+    (other / "inner").mkdir(parents=True)
+    modes = {path: path.stat().st_mode for path in (other, other / "inner")}
+    (tmp_path / "step").symlink_to(other)
+    action._remove(str(tmp_path / "step"))
+    assert {path: path.stat().st_mode for path in modes} == modes

@@ -291,20 +291,25 @@ async def _scratch(level: sandbox.Level) -> AsyncIterator[str]:
 def _remove(directory: str) -> None:
     """Removes it with all that is in it, also where the command took the rights to that away."""
     shutil.rmtree(directory, ignore_errors=True)
-    if not Path(directory).exists():
+    if not os.path.lexists(directory):
         return
     with contextlib.suppress(OSError):
-        Path(directory).chmod(0o700)
+        _let_in(directory)
         for _, names, _, number in os.fwalk(directory):
             for name in names:
-                # By a descriptor that is a directory for sure: the name may become a link to somewhere else.
                 with contextlib.suppress(OSError):
-                    inner = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=number)
-                    try:
-                        Path(f"/proc/self/fd/{inner}").chmod(0o700)
-                    finally:
-                        os.close(inner)
+                    _let_in(name, number)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _let_in(name: str, parent: int | None = None) -> None:
+    """Gives its owner all rights to that directory, by a descriptor that is one for sure: a command without a sandbox
+    may put a link to somewhere else in its place, even of the step's own directory, and the agent may be root."""
+    number = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{number}").chmod(0o700)
+    finally:
+        os.close(number)
 
 
 def _not_started(error: OSError, launch: spawn.Launch) -> StepError:
