@@ -19,6 +19,7 @@ import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
 from tests.support import processes
+from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker, apache_broker, embedded_broker
 
 _QUIET = {"log_level": 0}
@@ -132,7 +133,9 @@ class Stage:
     async def agent(self, *, ready: bool = True, **more: object) -> AsyncIterator[processes.AgentProcess]:
         """An agent while the block lasts. Its last words are not shown: they are thousands of lines."""
         with contextlib.redirect_stdout(io.StringIO()):
-            async with processes.agent(self.variables(**more), ready=ready) as running:
+            async with processes.agent(self.variables(**more), ready=False) as running:
+                if ready:
+                    await _ready(running)
                 with contextlib.redirect_stdout(_terminal):
                     yield running
 
@@ -188,6 +191,15 @@ class Stage:
             yield consumer
         finally:
             consumer.close()
+
+
+async def _ready(agent: processes.AgentProcess) -> None:
+    """Returns when it is ready; many partitions, or a large state, may take long on a machine with other work."""
+
+    async def look() -> bool:
+        return (await agent.get("/readyz"))[0] == 200
+
+    await eventually(look, timeout=600, interval=0.05, because="the agent is ready")
 
 
 _terminal = io.TextIOWrapper(os.fdopen(os.dup(1), "wb", buffering=0), write_through=True)

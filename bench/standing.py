@@ -21,7 +21,6 @@ from consumer.journal.connection import KafkaConnection
 from consumer.journal.topics import TopicNames
 from consumer.ports import Topic
 from tests.audit import many
-from tests.support.eventually import eventually
 from tests.support.kafka import embedded_broker
 
 _LEAST: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": "at_least_once"}
@@ -117,12 +116,7 @@ def _write_state(house: Stage, rows: list[tuple[bytes, bytes]]) -> None:
 async def _ready_after(house: Stage) -> tuple[float, float]:
     """Seconds from an agent's start to its readiness, and seconds of a core that it used until then."""
     began = time.monotonic()
-    async with house.agent(ready=False) as agent:
-
-        async def ready() -> bool:
-            return (await agent.get("/readyz"))[0] == 200
-
-        await eventually(ready, timeout=600, interval=0.05, because="the agent is ready")
+    async with house.agent() as agent:
         return time.monotonic() - began, cpu_seconds(agent.pid)
 
 

@@ -159,6 +159,9 @@ async def measure(rounds: int, burst: int) -> list[Figure]:
     """All by turns; the floor is Restate, the best of them."""
     least: dict[str, object] = {"WPK_PROCESSING_GUARANTEE": "at_least_once"}
     figures: list[Figure] = []
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # or granian's worker would stay
     with tempfile.TemporaryDirectory(prefix="wpk-peers-") as made:
         os.chmod(made, 0o755)  # noqa: PTH101 - PostgreSQL's user must get in
         async with stage(kind="apache", settings=least) as house, contextlib.AsyncExitStack() as stack:
