@@ -30,7 +30,7 @@ def mark() -> str:
 
 def left(groups: cgroup.Groups, agent: int | None = None) -> list[str]:
     """The groups of steps that are still there, of this process or another one."""
-    return [path.name for path in groups.directory.glob(f"wpk-step-{agent or os.getpid()}-*")]
+    return [path.name for path in groups.directory.glob(f"wpk-step-*-{agent or os.getpid()}-*")]
 
 
 @pytest.mark.parametrize("level", (*LEVELS, "none"))
@@ -156,3 +156,16 @@ async def test_a_group_that_tells_nothing_any_more_does_not_change_what_the_comm
 
     adapter = ShellAdapter(mode="off", find_groups=lambda: Forgetful(tmp_path))
     assert (await run(adapter, {"command": "echo done"}))["stdout"] == "done\n"
+
+
+def test_the_group_of_an_agent_whose_processes_can_not_be_seen_is_left_alone(tmp_path: Path) -> None:
+    """As of another container that has the directory too: whether its agent lives can't be told."""
+    foreign = tmp_path / "wpk-step-4026531836999-999999999-aa"
+    foreign.mkdir()
+    mine = tmp_path / cgroup.Groups(tmp_path).make().directory.name.replace(f"-{os.getpid()}-", "-999999999-")
+    mine.mkdir()
+    (mine / "cgroup.kill").touch()
+    (foreign / "cgroup.kill").touch()
+    cgroup.clear(tmp_path)
+    assert (mine / "cgroup.kill").read_text() == "1"
+    assert (foreign / "cgroup.kill").read_text() == ""

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from consumer.adapters.shell import seccomp
+from consumer.adapters.shell.sandbox import Sandbox
 
 ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -124,3 +125,11 @@ def test_the_kernel_takes_the_filter() -> None:
         "assert keeper._LIBC.ptrace(0, 0, 0, 0) == -1 and ctypes.get_errno() == 1\n"
     )
     subprocess.run([sys.executable, "-c", script, program.hex()], check=True)
+
+
+async def test_bubblewrap_without_a_filter_says_so_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seccomp, "_MACHINES", {})
+    report = await Sandbox("required", find_groups=lambda: None).report()
+    assert report.level == "bubblewrap"
+    assert "system calls are not filtered" in report.warning
+    assert "system calls are not filtered" in report.detail

@@ -99,7 +99,7 @@ class Groups:
 
     def make(self) -> Group:
         """A new group. Raises OSError."""
-        group = Group(self.directory / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex}")
+        group = Group(self.directory / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex}")
         group.directory.mkdir()
         return group
 
@@ -112,14 +112,21 @@ def find() -> Groups | None:
     for directory in _candidates():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             found = _tried(directory)
-            _clear(directory)
+            clear(directory)
             return found
     return None
 
 
-def _clear(directory: Path) -> None:
-    for path in directory.glob(f"{_PREFIX}*"):
-        agent = path.name.removeprefix(_PREFIX).partition("-")[0]
+def _prefix() -> str:
+    """How the groups' names begin: with the namespace of the agent's pids, so that no agent takes another for dead
+    whose processes it can't see."""
+    return f"{_PREFIX}{Path('/proc/self/ns/pid').stat().st_ino}-"
+
+
+def clear(directory: Path) -> None:
+    """Ends what agents that are dead have left in their groups."""
+    for path in directory.glob(f"{_prefix()}*"):
+        agent = path.name.removeprefix(_prefix()).partition("-")[0]
         if agent.isdigit() and not Path("/proc", agent).exists():
             with contextlib.suppress(OSError):  # in use until all in it are gone: the next start's matter
                 Group(path).kill()
@@ -135,7 +142,7 @@ def _candidates() -> list[Path]:
         return []
     for fields in mounts:
         # … root, mount point, options, optional fields, "-", file system …: proc(5)
-        if fields[fields.index("-") + 1] == "cgroup2" and own.startswith(fields[3]):
+        if fields[fields.index("-") + 1] == "cgroup2" and Path(own).is_relative_to(fields[3]):
             mount = Path(fields[4])
             mine = mount / own.removeprefix(fields[3]).lstrip("/")
             return [mine, *([mine.parent] if mine != mount and _delegated(mine.parent) else [])]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from consumer.adapters.shell import bubblewrap, cgroup, keeper, landlock, launching, output, process, spawn
+from consumer.adapters.shell import bubblewrap, cgroup, keeper, landlock, launching, output, process, seccomp, spawn
 from consumer.adapters.shell.bubblewrap import Sizes
 from consumer.adapters.shell.cgroup import Groups
 from consumer.adapters.shell.launching import Spec
@@ -107,7 +107,7 @@ class Sandbox:
         troubles: list[str] = []
         if "bubblewrap" in self._levels:
             if (trouble := await self._trouble_of_bubblewrap()) is None:
-                return Report(mode=self._mode, level="bubblewrap", detail="bubblewrap works")
+                return self._in_bubblewrap()
             troubles.append(trouble)
         if "landlock" in self._levels:
             trouble = await self._trouble_of_landlock()
@@ -125,6 +125,13 @@ class Sandbox:
         if self._mode == "preferred":
             return Report(mode="preferred", level="none", detail=detail, warning=f"without a sandbox: {detail}")
         return Report(mode=self._mode, level=None, detail=detail)
+
+    def _in_bubblewrap(self) -> Report:
+        detail, warning = "bubblewrap works", ""
+        if not seccomp.known():
+            unfiltered = f"system calls are not filtered, as no filter for {os.uname().machine} is known"
+            detail, warning = f"{detail}; {unfiltered}", f"in a sandbox that does not hold all: {unfiltered}"
+        return Report(mode=self._mode, level="bubblewrap", detail=detail, warning=warning)
 
     async def _trouble_of_bubblewrap(self) -> str | None:
         """Why bubblewrap can't be used, by using it; None where it can."""

@@ -159,6 +159,11 @@ def _conditions(*, isolated: bool, network: bool) -> dict[str, tuple[_Rule, int]
 
 
 @functools.lru_cache(maxsize=8)
+def known(machine: str | None = None) -> bool:
+    """Whether there is a filter for the machine; by default for this one."""
+    return (machine or os.uname().machine) in _MACHINES
+
+
 def program(*, isolated: bool, network: bool, truncate: bool = True, machine: str = "") -> bytes | None:
     """The filter as an array of struct sock_filter; None for a machine whose numbers are not known here.
 
