@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+import signal
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -75,29 +76,25 @@ async def test_where_groups_can_be_made_nothing_survives_a_step_without_a_sandbo
 
 
 async def test_what_a_killed_agent_left_in_its_groups_is_ended_by_the_next_one(mark: str) -> None:
-    if cgroup.find() is None:
+    groups = cgroup.find()
+    if groups is None:
         return
-    script = f"{DAEMON.format(mark=mark)}; sleep {mark}"
-    program = (
-        "import asyncio\n"
-        "from tests.support.shell_steps import adapter_at, run\n"
-        "async def main():\n"
-        f"    await run(await adapter_at('none'), {{'command': {script!r}}})\n"
-        "asyncio.run(main())\n"
-    )
-    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
-    try:
-        await eventually(lambda: len(sleeping(mark)) == 2)
-    finally:
-        agent.kill()
-        await agent.wait()
-    groups = await eventually(cgroup.find)
-    await eventually(lambda: not processes_with(mark))
-    await eventually(lambda: cgroup.find() and not left(groups, agent.pid))
-
-
-def sleeping(mark: str) -> list[int]:
-    return processes_with(f"sleep\0{mark}")
+    command = ["sleep", mark]
+    with subprocess.Popen(command) as agent, subprocess.Popen(command) as survivor:  # noqa: ASYNC220 - at once done
+        group = cgroup.Group(groups.directory / f"wpk-step-{agent.pid}-test")
+        try:
+            group.directory.mkdir()
+            group.add(survivor.pid)
+            assert cgroup.find() == groups
+            assert survivor.poll() is None, "its agent lives"
+            agent.kill()
+            agent.wait()
+            await eventually(lambda: cgroup.find() and survivor.poll() is not None)
+            assert survivor.returncode == -signal.SIGKILL
+            await eventually(lambda: cgroup.find() and not group.directory.exists())
+        finally:
+            agent.kill()
+            survivor.kill()
 
 
 def fake(tmp_path: Path, *names: str) -> cgroup.Groups:
