@@ -82,7 +82,8 @@ async def search_readers(detector: Detector, variables: Mapping[str, str], direc
     verbs = [
         *((verb, execution_id) for verb in ("explain", "status", "logs")),
         ("audit", "timeline", execution_id, "--svg", str(directory / "timeline.svg")),
-        ("audit", "replay", execution_id),
+        ("audit", "replay"),
+        ("audit", "replay", "--executions"),
         *((*export, str(directory / f"trail.{form}")) for form in ("jsonl", "csv", "parquet")),
         ("audit", "checkpoint", "--key", str(key), "-o", str(directory / "checkpoint.json")),
         ("list",),
@@ -94,6 +95,7 @@ async def search_readers(detector: Detector, variables: Mapping[str, str], direc
         for line in (done.stdout + done.stderr).splitlines():
             detector.search("line of a reader", " ".join(verb), line)
         assert "Traceback" not in done.stderr, done.stderr
+        assert "Usage:" not in done.stderr, f"{verb} was not run: {done.stderr}"
     _search_files(detector, directory)
 
 
