@@ -81,7 +81,7 @@ async def test_what_a_killed_agent_left_in_its_groups_is_ended_by_the_next_one(m
         return
     command = ["sleep", mark]
     with subprocess.Popen(command) as agent, subprocess.Popen(command) as survivor:  # noqa: ASYNC220 - at once done
-        group = cgroup.Group(groups.directory / f"wpk-step-{agent.pid}-test")
+        group = cgroup.Group(groups.directory / f"{cgroup._prefix()}{agent.pid}-test")
         try:
             group.directory.mkdir()
             group.add(survivor.pid)
