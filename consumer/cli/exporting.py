@@ -95,8 +95,10 @@ def _writing(target: str, form: str, columns: Mapping[str, Kind]) -> Iterator[Wr
     try:
         with part.open("wb") as file:
             writer = _writer(file, form, columns)
-            yield writer
-            writer.close()
+            try:
+                yield writer
+            finally:
+                writer.close()  # while the file is open: Parquet's writes its end also when it is only thrown away
         part.replace(path)
     except OSError as error:
         raise CliError(f"{target} can't be written: {error.strerror}") from error

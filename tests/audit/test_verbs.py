@@ -189,6 +189,15 @@ async def test_the_parquet_file_has_typed_columns(served: Variables, tmp_path: P
     assert table.num_rows == sum(len(story.told) for story in (completed("a"), completed("b"), undone("c"), payments()))
 
 
+@pytest.mark.parametrize("name", ["trail.parquet", "trail.csv", "trail.jsonl"])
+async def test_an_export_that_fails_says_why_and_leaves_no_file(served: Variables, tmp_path: Path, name: str) -> None:
+    nobody = {**served, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    done = await wpk(nobody, "audit", "export", "-o", str(tmp_path / name))
+    assert done.code == 3, done.stderr
+    assert done.stderr.startswith("cannot reach Kafka at 127.0.0.1:1")
+    assert names_in(tmp_path) == []
+
+
 async def test_a_timeline_shows_waits_attempts_and_the_rollback_as_text_and_as_a_picture(
     served: Variables, tmp_path: Path
 ) -> None:
