@@ -85,13 +85,13 @@ async def test_what_a_killed_agent_left_in_its_groups_is_ended_by_the_next_one(m
         try:
             group.directory.mkdir()
             group.add(survivor.pid)
-            assert cgroup.find() == groups
+            cgroup.clear(groups.directory)
             assert survivor.poll() is None, "its agent lives"
             agent.kill()
             agent.wait()
-            await eventually(lambda: cgroup.find() and survivor.poll() is not None)
+            await eventually(lambda: (cgroup.clear(groups.directory), survivor.poll() is not None)[1])
             assert survivor.returncode == -signal.SIGKILL
-            await eventually(lambda: cgroup.find() and not group.directory.exists())
+            await eventually(lambda: (cgroup.clear(groups.directory), not group.directory.exists())[1])
         finally:
             agent.kill()
             survivor.kill()
