@@ -13,27 +13,18 @@ _FAST = orjson.OPT_SORT_KEYS
 
 
 def canonical(value: JsonValue) -> bytes:
-    """The one byte form of a JSON value. Raises ValueError where it has none (NaN, integers beyond 2**53)."""
-    return both(value)[0]
-
-
-def both(value: JsonValue) -> tuple[bytes, bytes]:
-    """The canonical form, and the one that orjson writes, with sorted names too: it is read as the same value again,
-    where the canonical form of 1e20 is read as an integer. Most often they are the same. Raises ValueError.
+    """The one byte form of a JSON value. Raises ValueError where it has none (NaN, integers beyond 2**53).
 
     orjson is several times faster and gives the same bytes unless the value holds a float that JavaScript writes
     otherwise, or keys that UTF-16 sorts otherwise; those go through the reference implementation. Of the floats most
     are whole (`1.0` s): those are integers in JavaScript.
     """
-    if _simple(value):
-        written = orjson.dumps(value, option=_FAST)
-        return written, written
-    whole = _whole(value)
+    if _simple(value) or _simple(value := _whole(value)):
+        return orjson.dumps(value, option=_FAST)
     try:
-        exact = orjson.dumps(whole, option=_FAST) if _simple(whole) else rfc8785.dumps(whole)
+        return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ValueError(f"no canonical JSON form: {error}") from error
-    return exact, orjson.dumps(value, option=_FAST)
 
 
 def _simple(value: JsonValue) -> bool:

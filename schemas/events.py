@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from schemas.canonical import both, canonical
+from schemas.canonical import canonical
 from schemas.commands import CommandKind
 from schemas.evolve import evolve
 from schemas.failure import Failure, Problem
@@ -23,8 +23,6 @@ from schemas.scalars import Moment, format_moment
 
 CONTENT_TYPE = "application/cloudevents+json"
 _PREFIX, _SUFFIX = "wpk.", ".v1"
-#: How an event begins, with its names sorted.
-_OPENING = b'{"data":{'
 
 JsonObject = dict[str, JsonValue]
 Phase = Literal["run", "rollback"]
@@ -587,11 +585,10 @@ def seal(draft: Data, *, common: Mapping[str, JsonValue], prev_hash: str, time: 
         "datacontenttype": "application/json",
         "data": data,
     }
-    exact, written = both(envelope)
-    value = hashlib.sha256(exact).hexdigest()
+    value = hashlib.sha256(canonical(envelope)).hexdigest()
+    data["hash"] = value
     sealed = evolve(draft, {**common, "prev_hash": prev_hash, "hash": value})
-    # "data" is the first of the envelope's sorted names, so that the hash can be set into what it is of.
-    return sealed, b'%s"hash":"%s",%s' % (_OPENING, value.encode(), written[len(_OPENING) :])
+    return sealed, orjson.dumps(envelope)  # in the order in which it was given: people read it
 
 
 class EventError(ValueError):
