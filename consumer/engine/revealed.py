@@ -1,9 +1,12 @@
-"""The secrets of one execution: fetched anew for each attempt, and masked from then on."""
+"""The secrets of one execution: fetched anew for each attempt, masked from then on, and forgotten at its end.
+
+Not at the end of the step: what it left behind may come up in what later ones say, and is to be masked there too.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 from pydantic import JsonValue
@@ -25,6 +28,8 @@ class Revealed:
         self._services = services
         self._handlers = {"run": package.spec.handlers, "rollback": package.spec.rollback.handlers}
         self._known: frozenset[str] = frozenset()
+        self._given: list[Mapping[str, str]] = []
+        """As they were given: while these live, the agent's log masks what is in them."""
         self._recalled = False
         self.redactor = Redactor(())
         self.latest: dict[str, str] = {}
@@ -80,5 +85,6 @@ class Revealed:
             self.latest.pop(name, None)  # it was taken away since
         self.latest.update(found)
         if not self._known.issuperset(found.values()):
+            self._given.append(found)
             self._known |= frozenset(found.values())
             self.redactor = Redactor(self._known)

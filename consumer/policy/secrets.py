@@ -7,8 +7,10 @@ changes the mounted files) is the new one from the next step on.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +32,12 @@ class Source(Protocol):
         ...
 
 
+class Given(dict[str, str]):
+    """Values of secrets by their names. As long as this lives, and no longer, the log masks them."""
+
+    __slots__ = ("__weakref__",)
+
+
 class SecretStore:
     """Reads secrets by name. Raises PermanentError (`secret_unreadable`) where one is there but can't be used."""
 
@@ -41,12 +49,19 @@ class SecretStore:
         self._directory = directory
         self.beyond: Source | None = None
         """Asked last, by `load` only; set by who owns it."""
-        self._given: frozenset[str] = frozenset()
-        self._redactor = Redactor(())
+        self._given: weakref.WeakValueDictionary[int, Given] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
+        self._redactor: tuple[frozenset[str], Redactor] = (frozenset(), Redactor(()))
 
     def mask(self, text: str) -> str:
-        """The text without the values that were loaded so far: for the agent's own log."""
-        return self._redactor.mask_error(text)
+        """The text without the values that are in use: for the agent's own log."""
+        given = [reference() for reference in self._given.valuerefs()]  # a list at once: other threads log too
+        values = frozenset(value for each in given if each is not None for value in each.values())
+        known, redactor = self._redactor
+        if values != known:
+            redactor = Redactor(values)
+            self._redactor = (values, redactor)
+        return redactor.mask_error(text)
 
     def get(self, name: str) -> str | None:
         """The value, the environment's before the file's; None where there is none or it is empty. May read a file."""
@@ -54,20 +69,19 @@ class SecretStore:
             return None
         return self._environ.get(self._prefix + name) or self._read(name) or None
 
-    async def load(self, names: Iterable[str]) -> dict[str, str]:
+    async def load(self, names: Iterable[str]) -> Given:
         """The values of those of the named secrets that there are; files are read off the event loop.
 
-        Raises StepError where one can't be had now, or can't be used.
+        Keep it for as long as the values may come up. Raises StepError where one can't be had now, or can't be used.
         """
         wanted = sorted(set(names))
         values = await asyncio.to_thread(lambda: [self.get(name) for name in wanted]) if wanted else []
-        found = {name: value for name, value in zip(wanted, values, strict=True) if value is not None}
+        found = Given((name, value) for name, value in zip(wanted, values, strict=True) if value is not None)
         missing = [name for name in wanted if name not in found and _NAME.fullmatch(name)]
         if missing and self.beyond is not None:
             found.update(await self.beyond.read(missing))
-        if not self._given.issuperset(found.values()):
-            self._given |= frozenset(found.values())
-            self._redactor = Redactor(self._given)
+        if found:
+            self._given[next(self._numbers)] = found
         return found
 
     def _read(self, name: str) -> str | None:

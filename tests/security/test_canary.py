@@ -18,7 +18,7 @@ from schemas.events import Event
 from tests.security.detector import Detector, ways_of_writing
 from tests.security.leaks import TEMPLATES, Leak, api, leaks, shell
 from tests.security.readers import receivers, search_readers
-from tests.support import agents, http_server, processes
+from tests.support import agents, http_server, otlp, processes
 from tests.support.agents import Topics
 from tests.support.eventually import eventually
 from tests.support.http_server import Exchange
@@ -154,6 +154,16 @@ def _search_error(detector: Detector, name: str, event: Event) -> None:
         detector.search("error", name, error.message)
 
 
+def search_traces(detector: Detector, traced: otlp.Receiver) -> None:
+    """What a receiver of traces got: as it came, and the texts of each span."""
+    assert any(span.failed for span in traced.spans), "no trace tells of a failure"
+    for body in traced.bodies:
+        detector.search("request with traces", "otlp", body)
+    for span in traced.spans:
+        for text in (span.name, span.message, *map(str, span.attributes.values())):
+            detector.search("text of a trace", span.name, text)
+
+
 def told(detector: Detector) -> None:
     counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(detector.searched.items()))
     print(f"canary: {detector.places} places searched, {len(detector.found)} leaks: {counts}")  # noqa: T201 - `make test-security` shows it
@@ -175,10 +185,11 @@ async def test_no_way_that_a_step_has_lets_a_secret_out(
 ) -> None:
     values = made(tmp_path / "secrets")
     detector, config = Detector(values), agents.settings(embedded_kafka, prefix)
-    async with http_server.serve() as server, k8s_api() as api, receivers() as told_of:
+    async with http_server.serve() as server, k8s_api() as api, receivers() as told_of, otlp.receiver() as traced:
         for name in ("settings", "doomed", "other"):
             api.create("ConfigMap", "payments", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
-        environment = variables(embedded_kafka, prefix, tmp_path / "secrets", api, **told_of.variables())
+        sent = {**told_of.variables(), "OTEL_EXPORTER_OTLP_ENDPOINT": traced.endpoint}
+        environment = variables(embedded_kafka, prefix, tmp_path / "secrets", api, **sent)
         await processes.create_topics(environment)
         wanted = leaks(server.base, "http://127.0.0.1:1")
         async with processes.agent(environment) as agent, agents.user(config) as topics:
@@ -189,6 +200,7 @@ async def test_no_way_that_a_step_has_lets_a_secret_out(
             await search_agent(detector, agent)
             search_events(detector, topics)
             errors = {name: topics.trails[f"leak-{n}"].state.error_message for n, name in enumerate(wanted)}
+        search_traces(detector, traced)
         await search_topics(detector, config)
         exports = tmp_path / "exports"
         exports.mkdir()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
+from consumer.policy.secrets import SecretStore
 from schemas.events import Status
 from tests.support import engine_house
 from tests.support.engine_house import house, package, probe_module, step
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.timeout(180)
 SECRET = "0123-hidden-4567"
@@ -50,6 +53,20 @@ async def test_a_secret_that_changed_is_the_new_one_from_the_next_step_on_and_bo
 
     assert h.lines(stream="stdout") == ["***", "***", "***"]
     assert h.kept().steps["b"].output == {"value": "***"}
+
+
+async def test_a_secret_is_held_until_its_execution_ends_and_no_longer(probe: Any) -> None:
+    store = SecretStore(environ={"WPK_SECRET_TOKEN": SECRET})
+    wpk = package(step("a", {"lines": ["${secrets.TOKEN}"]}), step("b", {"wait": True, "repeatable": True}))
+    async with house(probe) as h:
+        h.services.secrets = store.load
+        await h.execute(wpk)
+        await h.runs("b")
+        assert store.mask(SECRET) == "***"
+        probe.seen["e1"].release["b"].set()
+        await h.over()
+        probe.seen.clear()  # it keeps what its steps were given
+        await eventually(lambda: gc.collect() >= 0 and store.mask(SECRET) == SECRET)
 
 
 async def test_what_an_undo_needs_is_not_kept_where_it_shows_a_secret_and_nothing_is_changed(probe: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 from consumer.errors import PermanentError
-from consumer.policy.secrets import MAX_BYTES, SecretStore
+from consumer.policy.secrets import MAX_BYTES, Given, SecretStore
 
 
 @pytest.fixture
@@ -38,15 +39,29 @@ async def test_nothing_asked_for_is_nothing_given() -> None:
     assert await SecretStore(environ={}).load([]) == {}
 
 
-async def test_what_was_loaded_is_masked_from_then_on(directory: Path) -> None:
+async def test_what_was_loaded_is_masked_for_as_long_as_it_is_held(directory: Path) -> None:
     store = SecretStore(environ={"WPK_SECRET_TOKEN": "t0ken"}, directory=directory)
     assert store.mask("t0ken of-the-file") == "t0ken of-the-file"
-    await store.load(["TOKEN"])
+    token = await store.load(["TOKEN"])
     assert store.mask("t0ken of-the-file") == "*** of-the-file"
-    await store.load(["DB_PASSWORD"])
+    old = await store.load(["DB_PASSWORD"])
     (directory / "..2026_11_24" / "DB_PASSWORD").write_text("rotated")
-    await store.load(["DB_PASSWORD"])
+    new = await store.load(["DB_PASSWORD"])
     assert store.mask("t0ken of-the-file rotated") == "*** *** ***", "an old value may still be in use"
+    del old
+    gc.collect()
+    assert store.mask("t0ken of-the-file rotated") == "*** of-the-file ***"
+    del token, new
+    gc.collect()
+    assert store.mask("t0ken of-the-file rotated") == "t0ken of-the-file rotated"
+    assert not holders_of("of-the-file")
+
+
+def holders_of(value: str) -> list[object]:
+    """What holds that text, of all that the collector knows."""
+    known = [each for each in gc.get_objects() if type(each) in (dict, list, tuple, set, frozenset, Given)]
+    texts = [(each, each.values() if isinstance(each, dict) else each) for each in known]
+    return [each for each, held in texts if any(type(item) is str and item == value for item in list(held))]
 
 
 def test_a_variable_comes_before_a_file(directory: Path) -> None:
