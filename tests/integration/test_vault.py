@@ -292,7 +292,8 @@ async def test_the_environment_and_files_come_before_vault(
     server.answer(PATH, 200, body=fields(A="vault's", B="vault's", C="from vault"))
     assert await store.load(["A", "B"]) == {"A": "from the environment", "B": "from the file"}
     assert not server.requests
-    assert (await store.load(["A", "B", "C", "D"]))["C"] == "from vault"
+    given = await store.load(["A", "B", "C", "D"])
+    assert given["C"] == "from vault"
     assert store.mask("it is from vault") == "it is ***"
 
 
