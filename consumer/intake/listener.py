@@ -311,7 +311,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         await self._guard.run(lane.run(), f"lane {lane.number}")
 
     def _membership(self, number: int) -> GroupMembership:
-        return GroupMembership(self._member.consumer, self._names, number)
+        return GroupMembership(self._member.commits, self._names, number)
 
     def _give_up(self, number: int) -> None:
         del self._lanes[number]

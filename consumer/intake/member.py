@@ -20,6 +20,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from consumer import tasks
 from consumer.journal.connection import KafkaConnection
+from consumer.journal.membership import GroupCommits
 
 _log = structlog.get_logger(__name__)
 _POLL_RECORDS = 1000
@@ -92,6 +93,7 @@ class Member:
 
     def __init__(self, consumer: AIOKafkaConsumer, group: str, *, poll_ms: int = 100) -> None:
         self.consumer = consumer
+        self.commits = GroupCommits(consumer)
         self._group = group
         self._poll_ms = poll_ms
         self._answered = self._now()

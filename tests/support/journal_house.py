@@ -13,7 +13,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from consumer.journal import topics
 from consumer.journal.connection import KafkaConnection
 from consumer.journal.factory import OwnerFactory
-from consumer.journal.membership import Commit, GroupMembership
+from consumer.journal.membership import Commit, GroupCommits, GroupMembership
 from consumer.journal.owner import Identity, Limits, PartitionOwner
 from consumer.journal.probe import Mode
 from consumer.journal.reader import LogRecord, read_partition
@@ -98,7 +98,7 @@ class House:
 
     def membership(self, consumer: AIOKafkaConsumer, partition: int) -> GroupMembership:
         """The proof by that member."""
-        return GroupMembership(consumer, self.names, partition)
+        return GroupMembership(GroupCommits(consumer), self.names, partition)
 
 
 @asynccontextmanager
