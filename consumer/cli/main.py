@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Annotated
 
 import typer
 
@@ -58,6 +59,7 @@ _AUDIT: tuple[tuple[str, type[options.Options], str, str], ...] = (
 def application() -> typer.Typer:
     """The command line, ready to be called."""
     app = _typer("wpk", _HELP)
+    app.callback()(_root)
     for name, kind, target, text in _VERBS:
         verb(app, name, kind, target, text)
     group = _typer("topics", "Create the topics, or say what is wrong with those there.")
@@ -87,6 +89,20 @@ def application() -> typer.Typer:
     text = "Run the agent (what the container runs)."
     verb(app, "agent", options.Options, "serve:agent", text, epilog=_settings())
     return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"wpk {importlib.import_module('importlib.metadata').version('wpk-agent')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Takes what stands before a verb."""
 
 
 def _typer(name: str, text: str) -> typer.Typer:

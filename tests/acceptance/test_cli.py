@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import pty
@@ -403,3 +404,8 @@ async def test_a_reader_that_has_enough_ends_the_command_quietly(served: Variabl
         stdout, stderr = await process.communicate()
     assert stdout.decode().count("\n") == 1
     assert stderr == b""
+
+
+async def test_the_version_is_the_installed_packages(offline: Variables) -> None:
+    done = await wpk(offline, "--version")
+    assert (done.code, done.stdout) == (0, f"wpk {importlib.metadata.version('wpk-agent')}\n")
