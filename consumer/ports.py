@@ -13,8 +13,8 @@ from pydantic import BaseModel, JsonValue
 from consumer.workflow.checks import NeedsRights
 from consumer.workflow.facts import Facts
 from consumer.workflow.scope import UNKNOWN, Scope, Unknown
-from schemas.events import Usage
 from schemas.failure import Problem
+from schemas.usage import Usage
 from schemas.wpk import ResourceLimits
 
 __all__ = [

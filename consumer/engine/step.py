@@ -33,9 +33,10 @@ from consumer.workflow import attempts, conditions, limits, values
 from consumer.workflow.attempts import Failed, Outcome, Succeeded
 from consumer.workflow.scope import UNKNOWN, ExecutionScope, Unknown
 from schemas import events
-from schemas.events import EventData, Usage
+from schemas.events import EventData
 from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
+from schemas.usage import Usage
 from schemas.wpk import Handler, WorkflowPackage
 
 _log = structlog.get_logger(__name__)

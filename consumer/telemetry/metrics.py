@@ -22,8 +22,9 @@ from prometheus_client import (
 )
 
 from schemas import events
-from schemas.events import EventData, Status, Usage
+from schemas.events import EventData, Status
 from schemas.execution import ExecutionState
+from schemas.usage import Usage
 
 #: From a fast step to a long run.
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)

@@ -10,9 +10,10 @@ from pydantic import JsonValue
 
 from consumer.workflow import retry
 from schemas import events
-from schemas.events import EventData, Phase, Usage
+from schemas.events import EventData, Phase
 from schemas.execution import ExecutionState, StepState, StepStatus
 from schemas.failure import Failure
+from schemas.usage import Usage
 from schemas.wpk import Handler
 
 #: How many owners may be lost, and not hand over in order, while they make one attempt of a step that may be repeated.

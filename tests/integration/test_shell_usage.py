@@ -9,7 +9,8 @@ import pytest
 from consumer.adapters.shell.cgroup import find
 from consumer.adapters.shell.sandbox import Level
 from schemas import events
-from schemas.events import Status, Usage
+from schemas.events import Status
+from schemas.usage import Usage
 from tests.support.engine_house import house, package, probe_module
 from tests.support.shell_steps import adapter_at
 

@@ -15,9 +15,10 @@ from consumer.intake import decode
 from consumer.telemetry.census import Census, CensusCollector
 from consumer.telemetry.metrics import DEAD_LETTER_REASONS, OTHER, Metrics, process_registry
 from schemas import events
-from schemas.events import Status, Usage
+from schemas.events import Status
 from schemas.execution import ExecutionState, RollbackState
 from schemas.failure import Failure, Problem
+from schemas.usage import Usage
 
 START = datetime(2026, 11, 24, 4, tzinfo=UTC)
 SOURCE = events.Source(topic="wpk.commands.execute", partition=0, offset=1)

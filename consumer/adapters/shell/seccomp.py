@@ -158,12 +158,12 @@ def _conditions(*, isolated: bool, network: bool) -> dict[str, tuple[_Rule, int]
     return found
 
 
-@functools.lru_cache(maxsize=8)
 def known(machine: str | None = None) -> bool:
     """Whether there is a filter for the machine; by default for this one."""
     return (machine or os.uname().machine) in _MACHINES
 
 
+@functools.lru_cache(maxsize=8)
 def program(*, isolated: bool, network: bool, truncate: bool = True, machine: str = "") -> bytes | None:
     """The filter as an array of struct sock_filter; None for a machine whose numbers are not known here.
 
