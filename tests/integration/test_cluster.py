@@ -391,6 +391,9 @@ def send_one(sender: confluent_kafka.Producer, topic: str, value: bytes) -> None
 
 def test_all_that_was_written_is_kept_for_a_diagnosis(kafka_cluster: KafkaCluster) -> None:
     kafka_cluster.nodes[2].kill()
+    deadline = time.monotonic() + PATIENCE
+    while "WARN" not in kafka_cluster.nodes[1].log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)  # it notices by and by that node 2 is gone
     kept = kafka_cluster.keep_logs()
 
     assert {path.name for path in kept.iterdir()} == {
