@@ -5,7 +5,8 @@ to the process that becomes the command must not happen in the agent, and only t
 It imports nothing of the project and little of the standard library, as each import is time of a step.
 
 ARGS is a descriptor with NUL-separated `name=value` settings, FILTER one with the filter's instructions; over STATUS it
-tells what bubblewrap tells (`child-pid`, its own; `exit-code`), and what all of the command's processes used. Without
+tells what bubblewrap tells (`child-pid`, its own; `exit-code`), whether all of the command's processes are gone, and
+what they used. Without
 an `exit-code` the command has not run, or the keeper was told to end (SIGTERM) and has killed all.
 """
 
@@ -61,12 +62,12 @@ def main(arguments: list[str]) -> int:
         return _NOT_RUN
     _tell(status, f'{{"child-pid": {os.getpid()}}}')
     code = _until_ended(child)
-    _end_all()
+    gone = "true" if _end_all() else "false"
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code is None:
         return _NOT_RUN
     cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-    _tell(status, f'{{"exit-code": {code}, "cpu-seconds": {cpu:.6f}, "peak-memory-bytes": {peak}}}')
+    _tell(status, f'{{"exit-code": {code}, "all-gone": {gone}, "cpu-seconds": {cpu:.6f}, "peak-memory-bytes": {peak}}}')
     return code
 
 
@@ -216,8 +217,10 @@ def _until_ended(child: int) -> int | None:
     return None
 
 
-def _end_all() -> None:
-    """Kills all processes below this one. Who loses its parent becomes this one's child, so that none gets away.
+def _end_all() -> bool:
+    """Kills all processes below this one; whether they are gone, as one that the kernel holds may not be.
+
+    Who loses its parent becomes this one's child, so that none gets away.
 
     All are stopped first: processes that multiply could else do so faster than they are killed.
     """
@@ -227,13 +230,14 @@ def _end_all() -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return
+            return True
         stopped: set[int] = set()
         while (found := _below(os.getpid()) - stopped) and time.monotonic() < deadline:
             _send(found, signal.SIGSTOP)
             stopped |= found
         _send(stopped, signal.SIGKILL)
         time.sleep(0.002)
+    return False
 
 
 def _send(pids: set[int], number: signal.Signals) -> None:

@@ -159,7 +159,7 @@ async def _sweep(child: Child) -> None:
         return
     if child.launch.kept and child.status_task is not None and child.status is not None:
         await asyncio.wait({child.status_task}, timeout=_DRAIN)
-        if child.status.exit_code is not None:
+        if child.status.all_gone:
             return
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _REAP

@@ -65,6 +65,8 @@ class Status:
 
     child: asyncio.Future[int | None]
     exit_code: int | None = None
+    all_gone: bool = False
+    """Whether the keeper has seen the end of all of the command's processes."""
     used: Used | None = None
 
 
@@ -94,6 +96,7 @@ class Pipe:
                 if "child-pid" in message and not status.child.done():
                     status.child.set_result(int(message["child-pid"]))
                 status.exit_code = message.get("exit-code", status.exit_code)
+                status.all_gone = message.get("all-gone", status.all_gone)
                 if "cpu-seconds" in message:
                     status.used = Used(
                         cpu_seconds=message["cpu-seconds"], peak_memory_bytes=message["peak-memory-bytes"]
