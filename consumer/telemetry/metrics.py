@@ -63,41 +63,12 @@ class Bounded:
         return value
 
 
-class Metrics:
-    """All of the agent's metrics, as methods that are named after what happened."""
+class _Steps:
+    """The attempts of steps: how they ended, and what they used."""
 
-    def __init__(self, registry: CollectorRegistry, *, max_workflows: int = 1000) -> None:
-        self.registry = registry
-        self._workflow = Bounded(max_workflows)
-        self._code = Bounded(200)
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._adapter = Bounded(100)
-
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(name, meaning, labels, registry=registry)
-
-        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
-            return Gauge(name, meaning, labels, registry=registry)
-
-        self._runs = counter(
-            "workflow_runs_total", "Ends of workflow runs, by the status they ended in.", "workflow_name", "status"
-        )
-        self._successes = counter("workflow_success_total", "Workflow runs that completed.", "workflow_name")
-        self._failures = counter(
-            "workflow_failure_total",
-            "Workflow runs that failed or were rejected, by the error's type.",
-            "workflow_name",
-            "error_type",
-        )
         self._durations = Histogram(
-            "workflow_duration_seconds",
-            "Time from the start of a workflow run to its end, an automatic rollback included.",
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
-        )
-        self._active = gauge("active_workflows", "Executions that this agent has and that have not ended.")
-        executions = gauge("wpk_executions", "The same, by what they do: running or waiting.", "state")
-        self._running, self._waiting = executions.labels("running"), executions.labels("waiting")
-        self._steps = Histogram(
             "wpk_step_duration_seconds",
             "Time of one attempt of a step, by how it ended.",
             ("adapter", "status"),
@@ -118,17 +89,64 @@ class Metrics:
             buckets=_MEMORY_BUCKETS,
             registry=registry,
         )
-        self._retries = counter("wpk_step_retries_total", "Attempts that failed and are made again.", "adapter")
+        self._retries = Counter(
+            "wpk_step_retries_total", "Attempts that failed and are made again.", ("adapter",), registry=registry
+        )
+
+    def ended(self, adapter: str, drafts: Iterable[EventData]) -> None:
+        label = self._adapter(adapter)
+        for draft in drafts:
+            status = _STEP_STATUS.get(type(draft))
+            duration: float | None = getattr(draft, "duration", None)
+            if status is not None and duration is not None:
+                self._durations.labels(label, status).observe(duration)
+            usage: Usage | None = getattr(draft, "usage", None)
+            if usage is not None and usage.cpu_seconds is not None:
+                self._cpu.labels(label).observe(usage.cpu_seconds)
+            if usage is not None and usage.peak_memory_bytes is not None:
+                self._memory.labels(label).observe(usage.peak_memory_bytes)
+            if isinstance(draft, events.StepRetrying):
+                self._retries.labels(label).inc()
+
+
+class Metrics:
+    """All of the agent's metrics, as methods that are named after what happened."""
+
+    def __init__(self, registry: CollectorRegistry, *, max_workflows: int = 1000) -> None:
+        self.registry = registry
+        self._workflow = Bounded(max_workflows)
+        self._code = Bounded(200)
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(name, meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, meaning, buckets=buckets, registry=registry)
+
+        self._runs = counter(
+            "workflow_runs_total", "Ends of workflow runs, by the status they ended in.", "workflow_name", "status"
+        )
+        self._successes = counter("workflow_success_total", "Workflow runs that completed.", "workflow_name")
+        self._failures = counter(
+            "workflow_failure_total",
+            "Workflow runs that failed or were rejected, by the error's type.",
+            "workflow_name",
+            "error_type",
+        )
+        meaning = "Time from the start of a workflow run to its end, an automatic rollback included."
+        self._durations = histogram("workflow_duration_seconds", meaning, _DURATION_BUCKETS)
+        self._active = gauge("active_workflows", "Executions that this agent has and that have not ended.")
+        executions = gauge("wpk_executions", "The same, by what they do: running or waiting.", "state")
+        self._running, self._waiting = executions.labels("running"), executions.labels("waiting")
+        self._steps = _Steps(registry)
         self._commands = counter("wpk_commands_total", "Commands, by what they led to.", "command", "outcome")
         self._dead_letters = counter("wpk_dead_letters_total", "Records that could not be understood.", "reason")
         self._owned = gauge("wpk_owned_partitions", "Partitions that this agent owns and has restored.")
         self._partitions = gauge("wpk_partitions", "Partitions of each topic, over all agents.")
-        self._commits = Histogram(
-            "wpk_commit_seconds",
-            "Time to make one batch of records durable.",
-            buckets=_COMMIT_BUCKETS,
-            registry=registry,
-        )
+        self._commits = histogram("wpk_commit_seconds", "Time to make one batch of records durable.", _COMMIT_BUCKETS)
         self._loop_lag = gauge("wpk_event_loop_lag_seconds", "Longest recent delay of the event loop.")
         self._lag = gauge("wpk_consumer_lag", "Commands that wait on the topic.", "topic", "partition")
         self._stage = gauge("wpk_agent_stage", "What the agent is about; 1 for the present stage.", "stage")
@@ -143,7 +161,11 @@ class Metrics:
         self._policy_stale = gauge(
             "wpk_policy_stale", "1 while the policy's file can't be used, and the policy before is in force."
         )
-        for command in _COMMANDS:  # a rate needs the zero before the one
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A rate needs the zero before the one."""
+        for command in _COMMANDS:
             for outcome in _OUTCOMES:
                 self._commands.labels(command, outcome)
         for part in ("member", "partition"):
@@ -182,19 +204,7 @@ class Metrics:
 
     def attempt_ended(self, adapter: str, drafts: Iterable[EventData]) -> None:
         """An attempt of a step ended with these events."""
-        label = self._adapter(adapter)
-        for draft in drafts:
-            status = _STEP_STATUS.get(type(draft))
-            duration: float | None = getattr(draft, "duration", None)
-            if status is not None and duration is not None:
-                self._steps.labels(label, status).observe(duration)
-            usage: Usage | None = getattr(draft, "usage", None)
-            if usage is not None and usage.cpu_seconds is not None:
-                self._cpu.labels(label).observe(usage.cpu_seconds)
-            if usage is not None and usage.peak_memory_bytes is not None:
-                self._memory.labels(label).observe(usage.peak_memory_bytes)
-            if isinstance(draft, events.StepRetrying):
-                self._retries.labels(label).inc()
+        self._steps.ended(adapter, drafts)
 
     # --- commands ---
 

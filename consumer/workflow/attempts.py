@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -99,43 +100,25 @@ def end(
         message = f"it was stopped although the execution was not cancelled: {outcome.reason}"
         outcome = Failed(failure=Failure(type="internal", message=message))
     began = step.started_at or now
-    duration = max(0.0, round((now - began).total_seconds(), 3))
-    same = {"step": handler.name, "adapter": handler.type, "phase": phase, "attempt": attempt}
-    dry = {"dry_run": is_dry(state, phase)}
+    same: dict[str, Any] = {
+        "step": handler.name,
+        "adapter": handler.type,
+        "phase": phase,
+        "attempt": attempt,
+        "dry_run": is_dry(state, phase),
+        "duration": max(0.0, round((now - began).total_seconds(), 3)),
+    }
     match outcome:
         case Succeeded(output=output, usage=usage):
-            return [
-                events.StepSucceeded(**same, **dry, started_at=began, duration=duration, output=output, usage=usage)
-            ]
+            return [events.StepSucceeded(**same, started_at=began, output=output, usage=usage)]
         case Stopped(reason=reason):
-            return [events.StepCancelled(**same, **dry, started_at=began, duration=duration, reason=reason)]
+            return [events.StepCancelled(**same, started_at=began, reason=reason)]
         case Failed(failure=failure, output=output, usage=usage, delay=delay):
-            failure = failure.model_copy(update={"step": handler.name})
+            same |= {"error": failure.model_copy(update={"step": handler.name}), "output": output, "usage": usage}
             if failure.retryable and attempt < handler.retry.max_attempts and not stopping(state, phase):
-                pause = retry.backoff(handler.retry, attempt, draw, delay or 0.0)
-                return [
-                    events.StepRetrying(
-                        **same,
-                        **dry,
-                        error=failure,
-                        output=output,
-                        usage=usage,
-                        duration=duration,
-                        retry_at=now + timedelta(milliseconds=round(pause * 1000)),
-                    )
-                ]
-            return [
-                events.StepFailed(
-                    **same,
-                    **dry,
-                    started_at=began,
-                    duration=duration,
-                    error=failure,
-                    output=output,
-                    usage=usage,
-                    continued=handler.on_failure == "continue",
-                )
-            ]
+                pause = timedelta(milliseconds=round(retry.backoff(handler.retry, attempt, draw, delay or 0.0) * 1000))
+                return [events.StepRetrying(**same, retry_at=now + pause)]
+            return [events.StepFailed(**same, started_at=began, continued=handler.on_failure == "continue")]
 
 
 def skip(state: ExecutionState, handler: Handler, phase: Phase, reason: str) -> list[EventData]:

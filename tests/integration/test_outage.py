@@ -18,8 +18,8 @@ from tests.support.eventually import eventually
 from tests.support.kafka import KafkaBroker
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
-#: Longer than the session and a write may take together.
-AWAY = 20.0
+#: Much longer than the session and a write may take together.
+AWAY = 60.0
 SESSION, WRITE = 6, 5
 
 

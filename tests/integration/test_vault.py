@@ -126,14 +126,15 @@ async def test_what_vault_says_otherwise_is_told_with_the_remedy_and_without_a_v
     assert PASSWORD not in str(caught.value) and "hvs.first" not in str(caught.value)
 
 
+async def silent(exchange: Exchange) -> None:
+    """A server that takes a request and never answers."""
+    await exchange.gone()
+
+
 async def test_a_vault_that_is_silent_or_away_is_a_matter_of_time(
     server: Server, transport: Transport, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault, "TIMEOUT", 0.2)
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.gone()
-
     server.route(PATH, silent)
     with pytest.raises(TemporaryError, match=r"WPK_VAULT_ADDR .*: no answer to GET"):
         await Vault(options, transport).read(["KEY"])
@@ -146,10 +147,6 @@ async def test_the_steps_of_a_run_do_not_each_wait_for_a_vault_that_hangs(
     server: Server, transport: Transport, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault, "TIMEOUT", 0.2)
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.gone()
-
     server.route(PATH, silent)
     now = 0.0
     source = Vault(options, transport, clock=lambda: now)

@@ -220,9 +220,8 @@ def _until_ended(child: int) -> int | None:
 def _end_all() -> bool:
     """Kills all processes below this one; whether they are gone, as one that the kernel holds may not be.
 
-    Who loses its parent becomes this one's child, so that none gets away.
-
-    All are stopped first: processes that multiply could else do so faster than they are killed.
+    Who loses its parent becomes this one's child, so that none gets away. All are stopped first: processes that
+    multiply could else do so faster than they are killed.
     """
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
