@@ -60,6 +60,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties
         if name == "measured" and report.when == "call"
     ]
+    measured += _escapes(reports)
     if measured:
         terminalreporter.section("measured")
         terminalreporter.write_line("\n".join(map(str, measured)))
@@ -73,6 +74,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"kubectl as the oracle: {len(entries)} rows")
         for line in oracle.table(entries):
             terminalreporter.line(line)
+
+
+def _escapes(reports: list[pytest.TestReport]) -> list[str]:
+    """How many ways out of a shell step were tried at each level (`record_property("escape", [LEVEL, HELD])`)."""
+    tried: dict[str, list[bool]] = {}
+    for report in reports:
+        for name, value in report.user_properties:
+            if name == "escape" and report.when == "call":
+                tried.setdefault(value[0], []).append(value[1])
+    return [
+        f"escapes: {len(held)} tried at level {level}, {sum(held)} held, {len(held) - sum(held)} not held by design"
+        for level, held in sorted(tried.items())
+    ]
 
 
 @pytest.fixture(scope="session")

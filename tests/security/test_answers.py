@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import ssl
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trustme
@@ -37,7 +37,9 @@ async def ended(url: str, **more: JsonValue) -> StepError:
     return caught.value
 
 
-async def test_every_hostile_answer_ends_in_an_error_that_says_what_is_wrong(server: http_server.Server) -> None:
+async def test_every_hostile_answer_ends_in_an_error_that_says_what_is_wrong(
+    server: http_server.Server, record_property: Callable[[str, object], None]
+) -> None:
     given = answers()
     for number, hostile in enumerate(given.values()):
         server.route(f"/{number}", hostile.handler)
@@ -54,11 +56,14 @@ async def test_every_hostile_answer_ends_in_an_error_that_says_what_is_wrong(ser
         for (name, hostile), error in zip(given.items(), errors, strict=True)
         if error.code != hostile.code or hostile.said not in str(error) or len(str(error)) > 1000
     ]
-    print(f"hostile answers: {len(given)} given, {len(given) - len(wrong)} ended by an error that says what is wrong")  # noqa: T201 - `make test-security` shows it
+    told = f"hostile answers: {len(given)} given, {len(given) - len(wrong)} ended by an error that says what is wrong"
+    record_property("measured", told)
     assert not wrong, "\n".join(wrong)
 
 
-async def test_a_bomb_of_any_kind_takes_little_memory_and_is_cut(server: http_server.Server) -> None:
+async def test_a_bomb_of_any_kind_takes_little_memory_and_is_cut(
+    server: http_server.Server, record_property: Callable[[str, object], None]
+) -> None:
     made = await asyncio.to_thread(bombs)
     for name, handler in made.items():
         path = f"/{name.replace(' ', '-')}"
@@ -71,7 +76,8 @@ async def test_a_bomb_of_any_kind_takes_little_memory_and_is_cut(server: http_se
             tracemalloc.stop()
         assert peak < MOST_MEMORY, f"{name} took {peak} bytes of {SIZE}"
         assert len(str(output["body"])) <= MAX_KEPT + 100, name
-    print(f"hostile answers: {len(made)} bombs of {SIZE} bytes, none of which took more than {MOST_MEMORY} bytes")  # noqa: T201 - `make test-security` shows it
+    told = f"hostile answers: {len(made)} bombs of {SIZE} bytes, none of which took more than {MOST_MEMORY} bytes"
+    record_property("measured", told)
 
 
 @contextlib.asynccontextmanager

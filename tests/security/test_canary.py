@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -164,9 +164,9 @@ def search_traces(detector: Detector, traced: otlp.Receiver) -> None:
             detector.search("text of a trace", span.name, text)
 
 
-def told(detector: Detector) -> None:
+def told(detector: Detector, record_property: Callable[[str, object], None]) -> None:
     counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(detector.searched.items()))
-    print(f"canary: {detector.places} places searched, {len(detector.found)} leaks: {counts}")  # noqa: T201 - `make test-security` shows it
+    record_property("measured", f"canary: {detector.places} places searched, {len(detector.found)} leaks: {counts}")
     assert not detector.found, "\n".join(detector.found)
 
 
@@ -181,7 +181,7 @@ def variables(
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_no_way_that_a_step_has_lets_a_secret_out(
-    embedded_kafka: KafkaBroker, prefix: str, tmp_path: Path
+    embedded_kafka: KafkaBroker, prefix: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     values = made(tmp_path / "secrets")
     detector, config = Detector(values), agents.settings(embedded_kafka, prefix)
@@ -205,7 +205,7 @@ async def test_no_way_that_a_step_has_lets_a_secret_out(
         exports = tmp_path / "exports"
         exports.mkdir()
         await search_readers(detector, environment, exports, ids_of(wanted)["exit error"])
-    told(detector)
+    told(detector, record_property)
     others = [f"{name}: {ended[name]}, {errors[name]}" for name, leak in wanted.items() if ended[name] != leak.status]
     assert not others, "not as expected, so that the secret may not have been there:\n" + "\n".join(others)
 
@@ -223,7 +223,7 @@ class Memory:
 
 @pytest.mark.long
 async def test_no_process_shows_a_secret_and_the_next_agent_masks_what_the_last_one_used(
-    apache_kafka: KafkaBroker, prefix: str, tmp_path: Path
+    apache_kafka: KafkaBroker, prefix: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     values = made(tmp_path / "secrets")
     detector, config = Detector(values), agents.settings(apache_kafka, prefix)
@@ -252,4 +252,4 @@ async def test_no_process_shows_a_secret_and_the_next_agent_masks_what_the_last_
             await search_agent(detector, agent)
             search_events(detector, topics)
         await search_topics(detector, config)
-    told(detector)
+    told(detector, record_property)

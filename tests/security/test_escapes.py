@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import re
 import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,7 @@ from tests.support.require import require
 from tests.support.shell_steps import FixedScope, adapter_at, context
 
 LEVELS: tuple[Level, ...] = ("bubblewrap", "landlock", "none")
-_tally: dict[Level, Counter[str]] = {level: Counter() for level in LEVELS}
 _adapters: dict[Level, ShellAdapter] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def counts() -> Iterator[None]:
-    """Says at the end what was tried, for `make test-security`."""
-    yield
-    for level, tally in _tally.items():
-        tried, held = tally["tried"], tally["held"]
-        line = f"escapes: {tried} tried at level {level}, {held} held, {tried - held} not held by design"
-        print(f"\n{line}")  # noqa: T201 - `make test-security` shows it
 
 
 @pytest.fixture
@@ -96,7 +84,9 @@ async def seen(escape: Escape, surroundings: World) -> bool:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.long] if way.long else []) for name, way in ESCAPES.items()]
 )
-async def test_a_way_out_is_held_as_the_threat_model_says(name: str, level: Level, surroundings: World) -> None:
+async def test_a_way_out_is_held_as_the_threat_model_says(
+    name: str, level: Level, surroundings: World, record_property: Callable[[str, object], None]
+) -> None:
     escape = ESCAPES[name]
     truth = escape.truth(level)
     if truth is Truth.UNTRIED:
@@ -107,8 +97,7 @@ async def test_a_way_out_is_held_as_the_threat_model_says(name: str, level: Leve
     if not got_out:
         assert surroundings.untouched(), "held, yet something was changed"
         assert surroundings.alive(), "held, yet the other process is dead"
-    _tally[level]["tried"] += 1
-    _tally[level]["held"] += not got_out
+    record_property("escape", [level, not got_out])
 
 
 def test_the_page_of_the_threat_model_has_each_way_out_and_what_holds_it() -> None:

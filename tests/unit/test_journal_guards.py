@@ -222,8 +222,10 @@ async def broker_that_hangs() -> AsyncIterator[tuple[str, asyncio.Event, asyncio
     """Says which versions it speaks, and never answers Metadata. Gives its address, when it was asked, and when its
     client closed the connection."""
     asked, closed = asyncio.Event(), asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
@@ -240,6 +242,8 @@ async def broker_that_hangs() -> AsyncIterator[tuple[str, asyncio.Event, asyncio
     async with server:
         host, port = server.sockets[0].getsockname()
         yield f"{host}:{port}", asked, closed
+        for writer in writers:  # the other end of one that was forgotten is closed by the collector, whenever that is
+            writer.transport.abort()
 
 
 async def _cancelled_in(bootstrap: Callable[[AIOKafkaClient], Any], address: str, asked: asyncio.Event) -> None:
